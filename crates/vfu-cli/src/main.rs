@@ -1,0 +1,2 @@
+//! The vfu command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Messages as typed views over bytes.

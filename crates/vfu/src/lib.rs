@@ -1,0 +1,3 @@
+//! PCI devices as ordinary programs.
+
+pub mod pci;

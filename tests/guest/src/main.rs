@@ -1,0 +1,2 @@
+//! Guest tests.
+fn main() {}
