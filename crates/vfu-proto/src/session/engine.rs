@@ -1,0 +1,299 @@
+//! The session itself: what arrives, where it goes, and when it ends.
+
+use crate::wire::{Command, Errno, Header, Kind};
+
+use super::commands::Commands;
+use super::requests::{Matched, Range, Requests};
+use super::{Abort, Counters, FrameError, Limits, Message, Start, Ticket, Time};
+
+/// Which end of the session we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Has the memory, drives the device.
+    Client,
+    /// Is the device.
+    Server,
+}
+
+/// A stream of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// The socket that was connected to.
+    Main,
+    /// The second one, for commands of the server, if both sides agreed on it.
+    Twin,
+}
+
+impl Channel {
+    /// Both, for arrays with one element for each.
+    pub const ALL: [Channel; 2] = [Channel::Main, Channel::Twin];
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Closed {
+    /// The peer closed a socket.
+    #[error("the peer has disconnected")]
+    Disconnected,
+    /// We were asked to stop.
+    #[error("stopped")]
+    Stopped,
+    /// The stream is broken.
+    #[error("the peer sent a broken message: {0}")]
+    Framing(#[from] FrameError),
+    /// The peer reached a limit.
+    #[error("the peer {0}")]
+    Limit(&'static str),
+    /// The peer broke a rule without which the session can't go on.
+    #[error("the peer {0}")]
+    Protocol(&'static str),
+    /// A system call failed.
+    #[error("the socket failed: {0}")]
+    Socket(String),
+}
+
+/// What became of a message that arrived.
+#[derive(Debug)]
+pub enum Arrival<F> {
+    /// A command: it waits in the queue ([`Session::next_command`]).
+    Queued,
+    /// The reply to a request: its asker fetches it ([`Session::outcome`]).
+    Completed(Ticket),
+    /// Refused. The header is the error reply to send on the channel it came by; the payload is empty.
+    Refused(Header, Message<F>),
+    /// Drained: nobody waits for it.
+    Dropped(Message<F>),
+}
+
+/// One session, without its sockets.
+///
+/// Requests of ours go out by [`start`](Self::start); messages of the peer come in by
+/// [`arrive`](Self::arrive). Neither ever waits for the other.
+#[derive(Debug)]
+pub struct Session<F> {
+    role: Role,
+    limits: Limits,
+    twin: bool,
+    requests: [Requests<F>; 2],
+    commands: Commands<F>,
+    counters: Counters,
+    closed: Option<Closed>,
+}
+
+impl<F> Session<F> {
+    /// A session on one channel, before VERSION.
+    pub fn new(role: Role, limits: Limits) -> Self {
+        Session {
+            role,
+            limits,
+            twin: false,
+            requests: Channel::ALL.map(Requests::new),
+            commands: Commands::new(),
+            counters: Counters::default(),
+            closed: None,
+        }
+    }
+
+    /// From now on commands of the server go over the twin socket.
+    pub fn add_twin(&mut self) {
+        self.twin = true;
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The channel for our requests.
+    pub fn request_channel(&self) -> Channel {
+        match self.role {
+            Role::Server if self.twin => Channel::Twin,
+            _ => Channel::Main,
+        }
+    }
+
+    /// The channel on which the peer may send commands.
+    fn command_channel(&self) -> Channel {
+        match self.role {
+            Role::Client if self.twin => Channel::Twin,
+            _ => Channel::Main,
+        }
+    }
+
+    /// Whether [`start`](Self::start) would find room.
+    pub fn has_room(&self) -> bool {
+        let requests = &self.requests[self.request_channel() as usize];
+        requests.waiting() < self.limits.outstanding
+    }
+
+    /// Enters a request that is about to be sent, and gives it its id.
+    ///
+    /// `range`, an address and a length in bytes, is what [`cancel_range`](Self::cancel_range)
+    /// looks at.
+    ///
+    /// # Errors
+    /// The session has ended, or too many requests wait.
+    pub fn start(
+        &mut self,
+        command: Command,
+        deadline: Option<Time>,
+        range: Option<Range>,
+    ) -> Result<Ticket, Start> {
+        if self.closed.is_some() {
+            return Err(Start::Closed);
+        }
+        if !self.has_room() {
+            return Err(Start::Full);
+        }
+        Ok(self.requests[self.request_channel() as usize].start(command, deadline, range))
+    }
+
+    /// An id for a command that wants no reply.
+    ///
+    /// # Errors
+    /// The session has ended.
+    pub fn start_posted(&mut self) -> Result<u16, Start> {
+        if self.closed.is_some() {
+            return Err(Start::Closed);
+        }
+        Ok(self.requests[self.request_channel() as usize].fresh_id())
+    }
+
+    /// Sorts a message that arrived on `channel`.
+    ///
+    /// # Errors
+    /// The message ends the session; it is closed already when this returns.
+    pub fn arrive(&mut self, channel: Channel, message: Message<F>) -> Result<Arrival<F>, Closed> {
+        if let Some(why) = &self.closed {
+            return Err(why.clone());
+        }
+        match message.header().kind() {
+            Some(Kind::Reply) => self.arrive_reply(channel, message),
+            Some(Kind::Command) => self.arrive_command(channel, message),
+            None => Err(self.close(Closed::Framing(FrameError::BadType(*message.header())))),
+        }
+    }
+
+    fn arrive_reply(&mut self, channel: Channel, message: Message<F>) -> Result<Arrival<F>, Closed> {
+        match self.requests[channel as usize].reply(message) {
+            Matched::Completed(ticket) => {
+                self.counters.replies += 1;
+                Ok(Arrival::Completed(ticket))
+            }
+            Matched::Late(message) => {
+                self.counters.late_replies += 1;
+                Ok(Arrival::Dropped(message))
+            }
+            Matched::Stray(message) => {
+                self.counters.stray_replies += 1;
+                if self.counters.stray_replies > self.limits.stray_replies {
+                    return Err(self.close(Closed::Limit("sent too many replies to nothing")));
+                }
+                Ok(Arrival::Dropped(message))
+            }
+        }
+    }
+
+    fn arrive_command(&mut self, channel: Channel, message: Message<F>) -> Result<Arrival<F>, Closed> {
+        if channel == self.command_channel() {
+            self.counters.commands += 1;
+            self.commands.push(message);
+            self.counters.queue_peak = self.counters.queue_peak.max(self.commands.len());
+            return Ok(Arrival::Queued);
+        }
+        self.counters.misplaced_commands += 1;
+        if self.counters.misplaced_commands > self.limits.misplaced_commands {
+            return Err(self.close(Closed::Limit("keeps sending commands on the wrong socket")));
+        }
+        let header = *message.header();
+        if header.wants_no_reply() {
+            return Ok(Arrival::Dropped(message));
+        }
+        let errno = if self.role == Role::Client { Errno::EPROTO } else { Errno::EINVAL };
+        Ok(Arrival::Refused(header.error_reply(errno), message))
+    }
+
+    /// The oldest command that waits. Commands are executed in this order, one after the other.
+    pub fn next_command(&mut self) -> Option<Message<F>> {
+        self.commands.pop()
+    }
+
+    /// Commands that wait.
+    pub fn queued(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Whether `channel` must not be read for now: its commands find no room.
+    pub fn is_paused(&self, channel: Channel) -> bool {
+        channel == self.command_channel() && self.commands.is_full(&self.limits)
+    }
+
+    /// What became of a request, once that is known. An outcome is given once.
+    pub fn outcome(&mut self, ticket: Ticket) -> Option<Result<Message<F>, Abort>> {
+        self.requests[ticket.channel as usize].take(ticket)
+    }
+
+    /// Gives up a request whose outcome nobody wants any more.
+    pub fn forget(&mut self, ticket: Ticket) {
+        self.requests[ticket.channel as usize].forget(ticket);
+        self.bound_zombies();
+    }
+
+    /// Gives up every request that waits, as a reset does. Says how many there were.
+    pub fn cancel_all(&mut self) -> usize {
+        self.cancel(None)
+    }
+
+    /// Gives up the requests that are about any of the `len` bytes from `start`, as an unmap does.
+    pub fn cancel_range(&mut self, start: u64, len: u64) -> usize {
+        self.cancel(Some((start, len)))
+    }
+
+    fn cancel(&mut self, range: Option<Range>) -> usize {
+        let canceled = self.requests.iter_mut().map(|r| r.cancel(range)).sum();
+        self.counters.canceled += canceled as u64;
+        self.bound_zombies();
+        canceled
+    }
+
+    /// Gives up what is past its deadline. Says how many.
+    pub fn expire(&mut self, now: Time) -> usize {
+        let expired = self.requests.iter_mut().map(|r| r.expire(now)).sum();
+        self.counters.timeouts += expired as u64;
+        self.bound_zombies();
+        expired
+    }
+
+    /// When [`expire`](Self::expire) will next have something to do.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.requests.iter().filter_map(Requests::next_deadline).min()
+    }
+
+    fn bound_zombies(&mut self) {
+        if self.requests.iter().map(Requests::zombies).sum::<usize>() > self.limits.zombies {
+            self.close(Closed::Limit("owes too many replies"));
+        }
+    }
+
+    /// Ends the session, once: every request ends with [`Abort::Closed`], commands that wait are
+    /// dropped. Returns why it ended, which is the first reason that was given.
+    pub fn close(&mut self, why: Closed) -> Closed {
+        if let Some(first) = &self.closed {
+            return first.clone();
+        }
+        self.requests.iter_mut().for_each(Requests::close);
+        self.commands.clear();
+        self.closed = Some(why.clone());
+        why
+    }
+
+    /// Why the session ended, if it has.
+    pub fn closed(&self) -> Option<&Closed> {
+        self.closed.as_ref()
+    }
+}

@@ -1,0 +1,252 @@
+//! From a stream of bytes to messages.
+
+use std::collections::VecDeque;
+
+use crate::wire::{HEADER_SIZE, Header, Kind};
+
+use super::Message;
+
+/// The most file descriptors that one message may carry: the kernel's own limit for one `sendmsg`.
+pub const MAX_FDS: usize = 253;
+
+/// Room for small messages. Larger ones get a buffer of their own.
+const BUFFER: usize = 4096;
+/// First size of the buffer of a large message; it grows as bytes come, not as the peer claims.
+const LARGE_STEP: usize = 64 << 10;
+/// Buffers kept for later messages.
+const SPARE_SMALL: usize = 16;
+
+/// Why a stream can't be trusted any more. The session has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The header claims less than its own 16 bytes.
+    #[error("message {0:?} claims a size below that of its header")]
+    TooSmall(Header),
+    /// The header claims more than the limit.
+    #[error("message {header:?} is larger than the {limit} bytes allowed")]
+    TooLarge {
+        /// The header that says so.
+        header: Header,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// Neither a command nor a reply.
+    #[error("message {0:?} is neither a command nor a reply")]
+    BadType(Header),
+}
+
+impl FrameError {
+    /// The header that broke the stream.
+    pub fn header(&self) -> &Header {
+        match self {
+            FrameError::TooSmall(h) | FrameError::BadType(h) => h,
+            FrameError::TooLarge { header, .. } => header,
+        }
+    }
+}
+
+/// Makes messages from a stream that arrives in any pieces.
+///
+/// The caller receives into [`space`](Self::space), tells how much came with
+/// [`received`](Self::received) and takes messages with [`pop`](Self::pop) until there is none.
+///
+/// Descriptors belong to the message that holds the last byte of the `recvmsg` that brought them:
+/// the kernel ends a `recvmsg` with the write that carried descriptors, so that byte lies in the
+/// message they were sent with, wherever in it they were attached.
+#[derive(Debug)]
+pub struct Framer<F> {
+    limit: usize,
+    /// Bytes not yet framed: `buffer[start..end]`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// The message at the head of the stream, if it is too large for `buffer`.
+    large: Option<Large>,
+    /// Where in the stream the next message begins, in bytes since the stream did.
+    position: u64,
+    /// Descriptors, each batch with the stream position at which it ended.
+    batches: VecDeque<(u64, Vec<F>)>,
+    spare_small: Vec<Vec<u8>>,
+    spare_large: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Large {
+    header: Header,
+    size: usize,
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl<F> Framer<F> {
+    /// A framer for messages of up to `limit` bytes, header included.
+    pub fn new(limit: usize) -> Self {
+        Framer {
+            limit,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            large: None,
+            position: 0,
+            batches: VecDeque::new(),
+            spare_small: Vec::new(),
+            spare_large: None,
+        }
+    }
+
+    /// Changes the limit, as when VERSION has been agreed. It holds from the next message on.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Where the next bytes go. Never empty; what is in it means nothing.
+    pub fn space(&mut self) -> &mut [u8] {
+        if let Some(large) = &mut self.large {
+            if large.filled == large.bytes.len() {
+                let grown = large.bytes.len().saturating_mul(2).max(LARGE_STEP).min(large.size);
+                large.bytes.resize(grown, 0);
+            }
+            let end = large.bytes.len().min(large.size);
+            return &mut large.bytes[large.filled..end];
+        }
+        if self.buffer.is_empty() {
+            self.buffer.resize(BUFFER, 0);
+        }
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.end == self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Tells that `n` bytes were received into [`space`](Self::space), and `fds` with them.
+    ///
+    /// Descriptors beyond [`MAX_FDS`] for one message are dropped.
+    pub fn received(&mut self, n: usize, fds: impl IntoIterator<Item = F>) {
+        match &mut self.large {
+            Some(large) => large.filled = (large.filled + n).min(large.bytes.len()),
+            None => self.end = (self.end + n).min(self.buffer.len()),
+        }
+        let mut fds = fds.into_iter().peekable();
+        if fds.peek().is_some() {
+            let held: usize = self.batches.iter().map(|(_, fds)| fds.len()).sum();
+            let kept = fds.take(MAX_FDS.saturating_sub(held)).collect();
+            self.batches.push_back((self.position + self.pending() as u64, kept));
+        }
+    }
+
+    /// The next whole message, or `None` until more bytes come.
+    ///
+    /// # Errors
+    /// The stream is broken; every later call says so again.
+    pub fn pop(&mut self) -> Result<Option<Message<F>>, FrameError> {
+        if let Some(large) = &self.large {
+            if large.filled < large.size {
+                return Ok(None);
+            }
+        } else if !self.begin()? {
+            return Ok(None);
+        }
+        let (header, bytes, len) = match self.large.take() {
+            Some(large) => (large.header, large.bytes, large.size),
+            None => match self.take_small() {
+                Some(small) => small,
+                None => return Ok(None),
+            },
+        };
+        self.position += len as u64;
+        Ok(Some(Message::new(header, bytes, len, self.take_fds())))
+    }
+
+    /// Whether a message has begun and not ended.
+    pub fn is_mid_message(&self) -> bool {
+        self.pending() > 0
+    }
+
+    /// Takes the buffer of a message that is done with, for a later one.
+    pub fn recycle(&mut self, message: Message<F>) {
+        let buffer = message.into_buffer();
+        if buffer.len() > BUFFER {
+            if self.spare_large.as_ref().is_none_or(|spare| spare.len() < buffer.len()) {
+                self.spare_large = Some(buffer);
+            }
+        } else if self.spare_small.len() < SPARE_SMALL {
+            self.spare_small.push(buffer);
+        }
+    }
+
+    /// Bytes received that belong to messages not yet popped.
+    fn pending(&self) -> usize {
+        self.large.as_ref().map_or(self.end - self.start, |large| large.filled)
+    }
+
+    /// The header at the head of the buffer, once it is whole.
+    fn peek_header(&self) -> Option<Header> {
+        let head = self.buffer.get(self.start..self.end)?.first_chunk::<HEADER_SIZE>()?;
+        Some(Header::parse(head))
+    }
+
+    /// Looks at the head of the buffer. True if a whole small message is there.
+    fn begin(&mut self) -> Result<bool, FrameError> {
+        let Some(header) = self.peek_header() else { return Ok(false) };
+        let size = header.size as usize;
+        if size < HEADER_SIZE {
+            return Err(FrameError::TooSmall(header));
+        }
+        if size > self.limit {
+            return Err(FrameError::TooLarge { header, limit: self.limit });
+        }
+        if header.kind().is_none() {
+            return Err(FrameError::BadType(header));
+        }
+        if size > BUFFER {
+            self.begin_large(header, size);
+            return Ok(false);
+        }
+        Ok(self.end - self.start >= size)
+    }
+
+    /// Moves what is there of a large message to a buffer of its own, where the rest will go.
+    fn begin_large(&mut self, header: Header, size: usize) {
+        let filled = self.end - self.start;
+        let mut bytes = self.spare_large.take().unwrap_or_default();
+        if bytes.len() < filled.max(LARGE_STEP.min(size)) {
+            bytes.resize(filled.max(LARGE_STEP.min(size)), 0);
+        }
+        bytes[..filled].copy_from_slice(&self.buffer[self.start..self.end]);
+        (self.start, self.end) = (0, 0);
+        self.large = Some(Large { header, size, bytes, filled });
+    }
+
+    fn take_small(&mut self) -> Option<(Header, Vec<u8>, usize)> {
+        let header = self.peek_header()?;
+        let len = header.size as usize;
+        let message = self.buffer.get(self.start..self.start + len)?;
+        let mut bytes = self.spare_small.pop().unwrap_or_default();
+        bytes.clear();
+        bytes.extend_from_slice(message);
+        self.start += len;
+        Some((header, bytes, len))
+    }
+
+    /// The descriptors of the message that just ended at `self.position`.
+    fn take_fds(&mut self) -> Vec<F> {
+        let mut fds = Vec::new();
+        while self.batches.front().is_some_and(|(end, _)| *end <= self.position) {
+            if let Some((_, mut batch)) = self.batches.pop_front() {
+                fds.append(&mut batch);
+            }
+        }
+        fds
+    }
+}
+
+impl FrameError {
+    /// Whether an error reply makes sense before the session ends: only to a command that wants one.
+    pub fn wants_reply(&self) -> bool {
+        let header = self.header();
+        header.kind() == Some(Kind::Command) && !header.wants_no_reply()
+    }
+}

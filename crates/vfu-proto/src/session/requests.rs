@@ -1,0 +1,250 @@
+//! Requests of ours on one channel, from the moment they are sent to their last echo.
+
+use std::collections::HashMap;
+
+use crate::wire::Command;
+
+use super::{Message, Time};
+
+/// Names a request of ours. Given once, for as long as the session lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    pub(super) channel: super::Channel,
+    pub(super) id: u16,
+    serial: u64,
+}
+
+impl Ticket {
+    /// The message id under which the request goes out.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// The channel on which the request goes out and its reply comes.
+    pub fn channel(&self) -> super::Channel {
+        self.channel
+    }
+}
+
+/// Why a request ended without its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Abort {
+    /// The reply did not come in time.
+    #[error("the peer did not answer in time")]
+    TimedOut,
+    /// A reset, an unmap or a stop took what the request was about.
+    #[error("canceled by a reset, an unmap or a stop")]
+    Canceled,
+    /// The reply was to another command than the request.
+    #[error("the reply names another command than the request")]
+    WrongCommand,
+    /// The session ended.
+    #[error("the session has ended")]
+    Closed,
+}
+
+/// Why a request can't start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Start {
+    /// The session has ended.
+    #[error("the session has ended")]
+    Closed,
+    /// As many requests as allowed wait for their replies.
+    #[error("too many requests wait for their replies")]
+    Full,
+}
+
+/// A range of addresses, in bytes, that a request is about.
+pub(super) type Range = (u64, u64);
+
+#[derive(Debug)]
+struct Request<F> {
+    command: Command,
+    serial: u64,
+    deadline: Option<Time>,
+    range: Option<Range>,
+    state: State<F>,
+}
+
+#[derive(Debug)]
+enum State<F> {
+    /// The reply may come any time.
+    Waiting,
+    /// It came; the asker has not fetched it yet.
+    Done(Message<F>),
+    /// Given up, and the asker does not know yet. `owed`: the peer still owes the reply.
+    Failed { why: Abort, owed: bool },
+    /// Given up, the asker knows, and the peer still owes the reply.
+    Zombie,
+}
+
+/// What became of a reply.
+#[derive(Debug)]
+pub(super) enum Matched<F> {
+    /// An asker was waiting for it.
+    Completed(Ticket),
+    /// Its asker had given up.
+    Late(Message<F>),
+    /// Nobody ever asked.
+    Stray(Message<F>),
+}
+
+/// The table of one channel.
+#[derive(Debug)]
+pub(super) struct Requests<F> {
+    channel: super::Channel,
+    by_id: HashMap<u16, Request<F>>,
+    next_id: u16,
+    serial: u64,
+    waiting: usize,
+    zombies: usize,
+}
+
+impl<F> Requests<F> {
+    pub(super) fn new(channel: super::Channel) -> Self {
+        Requests { channel, by_id: HashMap::new(), next_id: 1, serial: 0, waiting: 0, zombies: 0 }
+    }
+
+    /// An id that no request holds, neither waiting nor given up.
+    ///
+    /// The limits keep the table far below 65,536 entries, so that there always is one.
+    pub(super) fn fresh_id(&mut self) -> u16 {
+        loop {
+            let id = self.next_id;
+            self.next_id = self.next_id.wrapping_add(1);
+            if !self.by_id.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Enters a request that is about to be sent.
+    pub(super) fn start(
+        &mut self,
+        command: Command,
+        deadline: Option<Time>,
+        range: Option<Range>,
+    ) -> Ticket {
+        let id = self.fresh_id();
+        self.serial += 1;
+        let serial = self.serial;
+        let request = Request { command, serial, deadline, range, state: State::Waiting };
+        self.by_id.insert(id, request);
+        self.waiting += 1;
+        Ticket { channel: self.channel, id, serial }
+    }
+
+    /// Finds the asker of a reply.
+    pub(super) fn reply(&mut self, message: Message<F>) -> Matched<F> {
+        let id = message.header().id;
+        let Some(request) = self.by_id.get_mut(&id) else { return Matched::Stray(message) };
+        let ticket = Ticket { channel: self.channel, id, serial: request.serial };
+        match request.state {
+            State::Waiting => {
+                self.waiting -= 1;
+                if message.header().command == request.command.as_u16() {
+                    request.state = State::Done(message);
+                } else {
+                    request.state = State::Failed { why: Abort::WrongCommand, owed: false };
+                }
+                Matched::Completed(ticket)
+            }
+            State::Failed { why, owed: true } => {
+                self.zombies -= 1;
+                request.state = State::Failed { why, owed: false };
+                Matched::Late(message)
+            }
+            State::Zombie => {
+                self.zombies -= 1;
+                self.by_id.remove(&id);
+                Matched::Late(message)
+            }
+            State::Done(_) | State::Failed { owed: false, .. } => Matched::Stray(message),
+        }
+    }
+
+    /// The outcome, once there is one; after that the ticket means nothing any more.
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Result<Message<F>, Abort>> {
+        let request = self.by_id.get_mut(&ticket.id).filter(|r| r.serial == ticket.serial)?;
+        match request.state {
+            State::Waiting | State::Zombie => None,
+            State::Failed { why, owed: true } => {
+                request.state = State::Zombie;
+                Some(Err(why))
+            }
+            State::Failed { why, owed: false } => {
+                self.by_id.remove(&ticket.id);
+                Some(Err(why))
+            }
+            State::Done(_) => match self.by_id.remove(&ticket.id)?.state {
+                State::Done(message) => Some(Ok(message)),
+                _ => None,
+            },
+        }
+    }
+
+    /// Gives up every waiting request that `which` picks; says how many.
+    /// They stay in the table until the peer has answered them.
+    fn fail(&mut self, why: Abort, owed: bool, mut which: impl FnMut(&Request<F>) -> bool) -> usize {
+        let mut failed = 0;
+        for request in self.by_id.values_mut() {
+            if matches!(request.state, State::Waiting) && which(request) {
+                request.state = State::Failed { why, owed };
+                failed += 1;
+            }
+        }
+        self.waiting -= failed;
+        self.zombies += if owed { failed } else { 0 };
+        failed
+    }
+
+    /// Gives up what is past its deadline.
+    pub(super) fn expire(&mut self, now: Time) -> usize {
+        if self.waiting == 0 {
+            return 0;
+        }
+        self.fail(Abort::TimedOut, true, |r| r.deadline.is_some_and(|d| d <= now))
+    }
+
+    /// Gives up one request: its asker does not want to know any more.
+    pub(super) fn forget(&mut self, ticket: Ticket) {
+        self.fail(Abort::Canceled, true, |r| r.serial == ticket.serial);
+        drop(self.take(ticket));
+    }
+
+    /// Gives up what is about any address of `range`, or everything.
+    pub(super) fn cancel(&mut self, range: Option<Range>) -> usize {
+        self.fail(Abort::Canceled, true, |r| match (range, r.range) {
+            (None, _) => true,
+            (Some((start, len)), Some((s, l))) => {
+                let (end, e) = (u128::from(start) + u128::from(len), u128::from(s) + u128::from(l));
+                u128::from(s) < end && u128::from(start) < e
+            }
+            (Some(_), None) => false,
+        })
+    }
+
+    /// Ends all: no reply will come any more.
+    pub(super) fn close(&mut self) {
+        self.fail(Abort::Closed, false, |_| true);
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        if self.waiting == 0 {
+            return None;
+        }
+        self.by_id
+            .values()
+            .filter(|r| matches!(r.state, State::Waiting))
+            .filter_map(|r| r.deadline)
+            .min()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(super) fn zombies(&self) -> usize {
+        self.zombies
+    }
+}

@@ -1,0 +1,141 @@
+//! What the author of a device writes.
+
+/// A PCI device.
+///
+/// The server owns it and calls it from one thread at a time, in the order in which the client's
+/// commands arrived. It answers for everything that PCI itself demands: configuration space,
+/// MSI-X tables, interrupts, DMA mappings. What is left is here.
+///
+/// Nothing but [`region_read`](Self::region_read) and [`region_write`](Self::region_write) has to
+/// be written.
+pub trait Device {
+    /// The driver reads `data.len()` bytes of a BAR.
+    ///
+    /// `data` comes filled with `0xff`. The server has checked that the access lies in the region;
+    /// it may have any length and alignment.
+    ///
+    /// # Errors
+    /// A [`Fault`]: the driver gets all ones, as from a PCI bus.
+    fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault>;
+
+    /// The driver writes to a BAR.
+    ///
+    /// # Errors
+    /// A [`Fault`]: the write is dropped, as on a PCI bus.
+    fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault>;
+
+    /// The device goes back to its state at power-on, or [lost its client](Reset::ConnectionLost).
+    ///
+    /// DMA by message that was under way has been given up: it ends with
+    /// [`DmaError::Canceled`](crate::dma::DmaError::Canceled).
+    fn reset(&mut self, kind: Reset) {
+        let _ = kind;
+    }
+
+    /// The client has mapped memory; it can be reached from now on.
+    fn dma_mapped(&mut self, range: DmaRange) {
+        let _ = range;
+    }
+
+    /// Memory is gone: no DMA to it is under way any more, and none will start.
+    fn dma_unmapped(&mut self, range: DmaRange) {
+        let _ = range;
+    }
+}
+
+impl<D: Device + ?Sized> Device for Box<D> {
+    fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
+        (**self).region_read(at, data)
+    }
+
+    fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
+        (**self).region_write(at, data)
+    }
+
+    fn reset(&mut self, kind: Reset) {
+        (**self).reset(kind);
+    }
+
+    fn dma_mapped(&mut self, range: DmaRange) {
+        (**self).dma_mapped(range);
+    }
+
+    fn dma_unmapped(&mut self, range: DmaRange) {
+        (**self).dma_unmapped(range);
+    }
+}
+
+/// Where the driver reads or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The region: 0 to 5 are the BARs (VFIO's numbering).
+    pub region: u32,
+    /// The first byte, from the region's start.
+    pub offset: u64,
+}
+
+impl Access {
+    /// The value of a 32-bit register that the driver wrote.
+    ///
+    /// # Errors
+    /// [`Fault::Width`] unless `data` is 4 bytes.
+    pub fn u32(self, data: &[u8]) -> Result<u32, Fault> {
+        data.try_into().map(u32::from_le_bytes).map_err(|_| Fault::Width)
+    }
+
+    /// The value of a 64-bit register that the driver wrote.
+    ///
+    /// # Errors
+    /// [`Fault::Width`] unless `data` is 8 bytes.
+    pub fn u64(self, data: &[u8]) -> Result<u64, Fault> {
+        data.try_into().map(u64::from_le_bytes).map_err(|_| Fault::Width)
+    }
+
+    /// Gives the driver `value`, the bytes of a register in little-endian order, as far as it asked
+    /// for them: a read that is narrower gets the lower bytes, a wider one zeros behind them.
+    pub fn give(self, data: &mut [u8], value: &[u8]) {
+        data.fill(0);
+        let len = data.len().min(value.len());
+        data[..len].copy_from_slice(&value[..len]);
+    }
+}
+
+/// Why an access did nothing. The driver sees what a PCI bus would give it; the reason is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// No register is there.
+    #[error("no register is there")]
+    Unmodelled,
+    /// The register can't be accessed with this width or alignment.
+    #[error("the register has another width or alignment")]
+    Width,
+    /// The register does not allow it now.
+    #[error("the register does not allow it now")]
+    Denied,
+}
+
+/// Why a device is reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// DEVICE_RESET: as at power-on. Mappings and eventfds of the client stay.
+    Device,
+    /// Initiate Function Level Reset, written to the PCI Express capability: the same.
+    FunctionLevel,
+    /// The client went away. The state may stay for the next one; mappings and eventfds are gone.
+    ConnectionLost,
+}
+
+/// A range of addresses that the client mapped, as the device sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DmaRange {
+    /// The first address.
+    pub address: u64,
+    /// How many bytes; `address + size` is at most 2^64.
+    pub size: u64,
+    /// The device may read it.
+    pub readable: bool,
+    /// The device may write it.
+    pub writable: bool,
+    /// It is shared memory or a file, reached without messages.
+    pub direct: bool,
+}

@@ -1,0 +1,152 @@
+//! Copies from and to memory that another process may change at the same moment.
+//!
+//! Such memory is never a `&[u8]`: the compiler may not assume that two reads of it agree. It is
+//! touched here only, by volatile accesses or by one machine instruction.
+#![allow(unsafe_code)]
+
+/// From this length on, in bytes, one `rep movsb` is faster than a loop.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const BULK: usize = 128;
+
+/// Copies `to.len()` bytes from shared memory.
+///
+/// An aligned access of 1, 2, 4 or 8 bytes is one load: it sees no half-written value.
+///
+/// # Safety
+/// `from` must be valid for reads of `to.len()` bytes.
+pub(super) unsafe fn load(from: *const u8, to: &mut [u8]) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if to.len() >= BULK {
+        // SAFETY: the caller vouches for `from`, the slice for `to`; they can't overlap, since
+        // nothing in this process has a reference to shared memory.
+        unsafe { rep_movsb(from, to.as_mut_ptr(), to.len()) };
+        return;
+    }
+    let mut at = 0;
+    while at < to.len() {
+        let left = to.len() - at;
+        // SAFETY: `at < to.len()`, within what the caller vouches for.
+        let p = unsafe { from.add(at) };
+        at += match width(p, left) {
+            8 => {
+                // SAFETY: 8 bytes are left, and `p` is aligned to 8.
+                let v = unsafe { p.cast::<u64>().read_volatile() };
+                put(to, at, &v.to_ne_bytes())
+            }
+            4 => {
+                // SAFETY: 4 bytes are left, and `p` is aligned to 4.
+                let v = unsafe { p.cast::<u32>().read_volatile() };
+                put(to, at, &v.to_ne_bytes())
+            }
+            2 => {
+                // SAFETY: 2 bytes are left, and `p` is aligned to 2.
+                let v = unsafe { p.cast::<u16>().read_volatile() };
+                put(to, at, &v.to_ne_bytes())
+            }
+            _ => {
+                // SAFETY: a byte is left.
+                let v = unsafe { p.read_volatile() };
+                put(to, at, &[v])
+            }
+        };
+    }
+}
+
+/// Copies `from` to shared memory. As for [`load`], an aligned small access is one store.
+///
+/// # Safety
+/// `to` must be valid for writes of `from.len()` bytes.
+pub(super) unsafe fn store(from: &[u8], to: *mut u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if from.len() >= BULK {
+        // SAFETY: as in `load`, with the sides exchanged.
+        unsafe { rep_movsb(from.as_ptr(), to, from.len()) };
+        return;
+    }
+    let mut at = 0;
+    while at < from.len() {
+        let left = &from[at..];
+        // SAFETY: `at < from.len()`, within what the caller vouches for.
+        let p = unsafe { to.add(at) };
+        at += match width(p, left.len()) {
+            // SAFETY: so many bytes are left, and `p` is aligned to them.
+            8 => unsafe { p.cast::<u64>().write_volatile(u64::from_ne_bytes(get(left))) }.then(8),
+            // SAFETY: as above.
+            4 => unsafe { p.cast::<u32>().write_volatile(u32::from_ne_bytes(get(left))) }.then(4),
+            // SAFETY: as above.
+            2 => unsafe { p.cast::<u16>().write_volatile(u16::from_ne_bytes(get(left))) }.then(2),
+            // SAFETY: a byte is left.
+            _ => unsafe { p.write_volatile(left[0]) }.then(1),
+        };
+    }
+}
+
+/// The widest access that `p` is aligned for and that `left` has room for.
+fn width(p: *const u8, left: usize) -> usize {
+    let aligned = 1 << (p as usize).trailing_zeros().min(3);
+    let fits = 1 << left.ilog2().min(3);
+    if aligned < fits { aligned } else { fits }
+}
+
+fn put(to: &mut [u8], at: usize, bytes: &[u8]) -> usize {
+    to[at..at + bytes.len()].copy_from_slice(bytes);
+    bytes.len()
+}
+
+fn get<const N: usize>(from: &[u8]) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&from[..N]);
+    bytes
+}
+
+/// So that a store reads as "store, then this many bytes are done".
+trait Then {
+    fn then(self, bytes: usize) -> usize;
+}
+
+impl Then for () {
+    fn then(self, bytes: usize) -> usize {
+        bytes
+    }
+}
+
+/// # Safety
+/// `from` valid for reads and `to` for writes of `len` bytes, not overlapping.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn rep_movsb(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the instruction reads and writes what the caller vouches for, and nothing else. The
+    // direction flag is clear, as the ABI demands.
+    unsafe {
+        core::arch::asm!(
+            "rep movsb",
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            inout("rcx") len => _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every length and alignment around the borders of the ways to copy.
+    #[test]
+    fn copies_every_length_and_alignment() {
+        let pattern: Vec<u8> = (0..600u32).map(|i| (i * 7 + 1) as u8).collect();
+        for offset in 0..9 {
+            for len in (0..40).chain(120..140).chain([255, 256, 257, 512]) {
+                let mut shared = vec![0u8; 600];
+                // SAFETY: `offset + len` lies in `shared`, which nobody else touches.
+                unsafe { store(&pattern[..len], shared.as_mut_ptr().add(offset)) };
+                assert_eq!(shared[offset..offset + len], pattern[..len], "store {offset} {len}");
+                assert!(shared[..offset].iter().chain(&shared[offset + len..]).all(|b| *b == 0));
+                let mut back = vec![0u8; len];
+                // SAFETY: as above.
+                unsafe { load(shared.as_ptr().add(offset), &mut back) };
+                assert_eq!(back, pattern[..len], "load {offset} {len}");
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! A piece of a file of the peer, mapped into this process.
+#![allow(unsafe_code)]
+
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::copy;
+
+/// Memory that the peer shares with us. Reached by copies only.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    /// The start of the mapping, at a page's border.
+    base: NonNull<u8>,
+    /// The mapping's length in bytes, from `base`.
+    mapped: usize,
+    /// Where the piece begins, in bytes from `base`.
+    skip: usize,
+}
+
+// SAFETY: the pointer is to a mapping that lives as long as `self` and that is reached by volatile
+// copies only, from whatever thread.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `fd` from `offset`, neither of which need be a page's multiple.
+    pub(super) fn new(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: u64,
+        readable: bool,
+        writable: bool,
+    ) -> Result<Mapping, Errno> {
+        let page = rustix::param::page_size() as u64;
+        let skip = offset % page;
+        let mapped = usize::try_from(len.checked_add(skip).ok_or(Errno::INVAL)?);
+        let mapped = mapped.map_err(|_| Errno::NOMEM)?;
+        let mut prot = ProtFlags::empty();
+        prot.set(ProtFlags::READ, readable);
+        prot.set(ProtFlags::WRITE, writable);
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        let base = unsafe { mmap(std::ptr::null_mut(), mapped, prot, flags, fd, offset - skip) }?;
+        let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
+        Ok(Mapping { base, mapped, skip: skip as usize })
+    }
+
+    /// Copies from the piece; `at` is in bytes from its start. The caller checked the permission.
+    pub(super) fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Errno> {
+        let from = self.at(at, to.len())?;
+        // SAFETY: `at` checked that `to.len()` bytes from there lie in the mapping.
+        unsafe { copy::load(from, to) };
+        Ok(())
+    }
+
+    /// Copies to the piece; as [`read`](Self::read).
+    pub(super) fn write(&self, at: u64, from: &[u8]) -> Result<(), Errno> {
+        let to = self.at(at, from.len())?;
+        // SAFETY: `at` checked that `from.len()` bytes from there lie in the mapping.
+        unsafe { copy::store(from, to) };
+        Ok(())
+    }
+
+    fn at(&self, at: u64, len: usize) -> Result<*mut u8, Errno> {
+        let start = usize::try_from(at).ok().and_then(|at| at.checked_add(self.skip));
+        let start = start.ok_or(Errno::FAULT)?;
+        if start.checked_add(len).is_none_or(|end| end > self.mapped) {
+            return Err(Errno::FAULT);
+        }
+        // SAFETY: `start` lies in the mapping, or just behind it if `len` is 0.
+        Ok(unsafe { self.base.as_ptr().add(start) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, to which no reference was ever made; `self` goes now.
+        let _never_fails = unsafe { munmap(self.base.as_ptr().cast(), self.mapped) };
+    }
+}

@@ -1,0 +1,187 @@
+//! The peer's memory, as the device reaches it.
+
+mod copy;
+mod mapping;
+mod message;
+mod region;
+mod table;
+
+use std::sync::Arc;
+
+use vfu_proto::session::{Abort, Start};
+use vfu_proto::wire::Errno;
+
+use crate::link::RequestError;
+use crate::shared::Shared;
+
+use message::Transfer;
+pub(crate) use region::{Backing, Region};
+pub(crate) use table::{Inserted, Table};
+
+/// Which way bytes move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the peer's memory to the device.
+    Read,
+    /// From the device to the peer's memory.
+    Write,
+}
+
+/// Why a DMA did not happen, or not wholly.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DmaError {
+    /// The peer has mapped nothing at this address.
+    #[error("address {address:#x} is not mapped for DMA")]
+    NotMapped {
+        /// The first address without a mapping.
+        address: u64,
+    },
+    /// The peer does not allow this direction there.
+    #[error("the mapping of address {address:#x} does not allow a {direction:?}")]
+    Permission {
+        /// The first address that is not allowed.
+        address: u64,
+        /// What was tried.
+        direction: Direction,
+    },
+    /// The driver has not set Bus Master Enable in the Command register.
+    #[error("the driver has not enabled bus mastering (Command register, bit 2)")]
+    BusMasterDisabled,
+    /// The memory could not be reached: past the end of the peer's file, or an I/O error.
+    #[error("the mapped file can't be accessed at {address:#x}: {errno}")]
+    File {
+        /// Where the access began.
+        address: u64,
+        /// What the system said; `EFAULT` past the end of the file.
+        errno: Errno,
+    },
+    /// No client is connected, or it went away.
+    #[error("no client is connected")]
+    NotConnected,
+    /// The peer did not answer in time.
+    #[error("the peer did not answer in time")]
+    TimedOut,
+    /// A reset, or the end of the mapping, came in between.
+    #[error("canceled by a reset or an unmap")]
+    Canceled,
+    /// The peer refused.
+    #[error("the peer refused: {0}")]
+    Refused(Errno),
+    /// The peer's answer makes no sense.
+    #[error("the peer's answer does not fit the request: {0}")]
+    Malformed(&'static str),
+}
+
+impl DmaError {
+    /// The errno that stands for it, as the C interface reports it.
+    pub fn errno(&self) -> Errno {
+        match self {
+            DmaError::NotMapped { .. } => Errno::EFAULT,
+            DmaError::Permission { .. } => Errno::EFAULT,
+            DmaError::BusMasterDisabled => Errno::EACCES,
+            DmaError::File { errno, .. } | DmaError::Refused(errno) => *errno,
+            DmaError::NotConnected => Errno::ENOTCONN,
+            DmaError::TimedOut => Errno::ETIMEDOUT,
+            DmaError::Canceled => Errno::ECANCELED,
+            DmaError::Malformed(_) => Errno::EPROTO,
+        }
+    }
+}
+
+impl From<RequestError> for DmaError {
+    fn from(e: RequestError) -> Self {
+        match e {
+            RequestError::Aborted(Abort::TimedOut) => DmaError::TimedOut,
+            RequestError::Aborted(Abort::Canceled) => DmaError::Canceled,
+            RequestError::Aborted(Abort::WrongCommand) => DmaError::Malformed("another command"),
+            RequestError::Aborted(Abort::Closed) => DmaError::NotConnected,
+            RequestError::NotStarted(Start::Closed | Start::Full) => DmaError::NotConnected,
+            RequestError::Retired => DmaError::Canceled,
+        }
+    }
+}
+
+/// The device's way to the peer's memory.
+///
+/// Cheap to clone, usable from any thread, and safe to keep: without a client every call ends with
+/// [`DmaError::NotConnected`]. Addresses are IOVAs, in bytes, as the driver gave them to the
+/// device. A range may span adjacent mappings of different kinds; permission is checked for the
+/// whole before any byte moves.
+///
+/// Memory that the peer shared by file descriptor is copied directly. The rest moves by DMA_READ
+/// and DMA_WRITE messages (specification, sections "DMA Read" and "DMA Write"), and the calls block
+/// until the peer has answered, at most for the session's reply timeout (2 s by default).
+///
+/// **QEMU** can't answer such a message while it waits for one of its own: a handler that calls
+/// these for memory that is not shared holds up the very access it serves. Do it from another
+/// thread, or share the guest's memory (`memory-backend-memfd,share=on`).
+#[derive(Clone, Debug)]
+pub struct Dma {
+    shared: Arc<Shared>,
+}
+
+impl Dma {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Dma { shared }
+    }
+
+    /// Fills `to` from the peer's memory at `address`.
+    ///
+    /// # Errors
+    /// See [`DmaError`]; `to` may then be filled in part.
+    pub fn read(&self, address: u64, mut to: &mut [u8]) -> Result<(), DmaError> {
+        self.check_bus_master()?;
+        let mut at = address;
+        for region in self.shared.table.lease(address, to.len(), Direction::Read)?.iter() {
+            let offset = at - region.address;
+            let here = usize::try_from(region.size - offset).unwrap_or(usize::MAX).min(to.len());
+            let (piece, rest) = to.split_at_mut(here);
+            match region.backing {
+                Backing::Message => {
+                    Transfer { live: &*self.live()?, retired: &region.retired, address: at }
+                        .read(piece)?
+                }
+                _ => region.read_direct(offset, piece).map_err(|e| file_error(at, e))?,
+            }
+            to = rest;
+            at = at.wrapping_add(here as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes `from` to the peer's memory at `address`. When it returns the peer can see it.
+    ///
+    /// # Errors
+    /// See [`DmaError`]; a part may have been written.
+    pub fn write(&self, address: u64, mut from: &[u8]) -> Result<(), DmaError> {
+        self.check_bus_master()?;
+        let mut at = address;
+        for region in self.shared.table.lease(address, from.len(), Direction::Write)?.iter() {
+            let offset = at - region.address;
+            let here = usize::try_from(region.size - offset).unwrap_or(usize::MAX).min(from.len());
+            let (piece, rest) = from.split_at(here);
+            match region.backing {
+                Backing::Message => {
+                    Transfer { live: &*self.live()?, retired: &region.retired, address: at }
+                        .write(piece)?
+                }
+                _ => region.write_direct(offset, piece).map_err(|e| file_error(at, e))?,
+            }
+            from = rest;
+            at = at.wrapping_add(here as u64);
+        }
+        Ok(())
+    }
+
+    fn check_bus_master(&self) -> Result<(), DmaError> {
+        if self.shared.may_master() { Ok(()) } else { Err(DmaError::BusMasterDisabled) }
+    }
+
+    fn live(&self) -> Result<Arc<crate::shared::Live>, DmaError> {
+        self.shared.live().ok_or(DmaError::NotConnected)
+    }
+}
+
+fn file_error(address: u64, e: rustix::io::Errno) -> DmaError {
+    DmaError::File { address, errno: Errno::from_raw(e.raw_os_error()) }
+}

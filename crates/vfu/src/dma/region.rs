@@ -1,0 +1,182 @@
+//! One DMA mapping of the peer, and who backs it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use rustix::fs::{FileType, Stat, fstat};
+use rustix::io::{Errno as SysErrno, pread, pwrite};
+use vfu_proto::wire::{AccessMode, DmaMap, DmaMapFlags, Errno};
+
+use super::mapping::Mapping;
+
+/// A range of addresses that the peer has announced.
+#[derive(Debug)]
+pub(crate) struct Region {
+    /// First address, in bytes.
+    pub(crate) address: u64,
+    /// Length in bytes; `address + size` is at most 2^64.
+    pub(crate) size: u64,
+    /// The device may read it.
+    pub(crate) readable: bool,
+    /// The device may write it.
+    pub(crate) writable: bool,
+    /// How it is reached.
+    pub(crate) backing: Backing,
+    /// Leases out.
+    pub(super) users: AtomicUsize,
+    /// No longer in the table.
+    pub(super) retired: AtomicBool,
+}
+
+/// How a region is reached.
+#[derive(Debug)]
+pub(crate) enum Backing {
+    /// A file of the peer, mapped.
+    Mapped(Mapping, File),
+    /// A file of the peer, by `pread` and `pwrite`.
+    FileIo(File),
+    /// DMA_READ and DMA_WRITE.
+    Message,
+}
+
+/// A file of the peer, and the piece of it that a region is.
+#[derive(Debug)]
+pub(crate) struct File {
+    fd: OwnedFd,
+    offset: u64,
+    identity: (u64, u64),
+    /// The file's length when last looked at, in bytes; `u64::MAX` where files have none.
+    length: AtomicU64,
+}
+
+impl File {
+    fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
+        let stat = fstat(&fd)?;
+        let length = AtomicU64::new(length(&stat));
+        Ok(File { fd, offset, identity: (stat.st_dev, stat.st_ino), length })
+    }
+
+    /// Whether the bytes lie in the file. It may have grown since the last look.
+    fn holds(&self, at: u64, len: usize) -> bool {
+        let end = self.offset.checked_add(at).and_then(|p| p.checked_add(len as u64));
+        let Some(end) = end else { return false };
+        if end <= self.length.load(Ordering::Relaxed) {
+            return true;
+        }
+        let now = fstat(&self.fd).map_or(0, |stat| length(&stat));
+        self.length.store(now, Ordering::Relaxed);
+        end <= now
+    }
+
+    fn read(&self, at: u64, mut to: &mut [u8]) -> Result<(), SysErrno> {
+        let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
+        while !to.is_empty() {
+            match pread(&self.fd, &mut *to, position) {
+                Ok(0) => return Err(SysErrno::FAULT),
+                Ok(n) => {
+                    position += n as u64;
+                    to = &mut to[n..];
+                }
+                Err(SysErrno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, at: u64, mut from: &[u8]) -> Result<(), SysErrno> {
+        // A write past the end would make the peer's file longer.
+        if !self.holds(at, from.len()) {
+            return Err(SysErrno::FAULT);
+        }
+        let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
+        while !from.is_empty() {
+            match pwrite(&self.fd, from, position) {
+                Ok(0) => return Err(SysErrno::FAULT),
+                Ok(n) => {
+                    position += n as u64;
+                    from = &from[n..];
+                }
+                Err(SysErrno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Region {
+    /// Makes the region that `map` asks for, with the file that came with it.
+    ///
+    /// # Errors
+    /// What DMA_MAP answers: a mode that does not fit, or a file that can't be mapped.
+    pub(crate) fn new(map: &DmaMap, fd: Option<OwnedFd>) -> Result<Region, Errno> {
+        let mode = map.access_mode(fd.is_some())?;
+        let readable = map.flags.contains(DmaMapFlags::READ);
+        let writable = map.flags.contains(DmaMapFlags::WRITE);
+        let system = |e: SysErrno| Errno::from_raw(e.raw_os_error());
+        let backing = match (mode, fd) {
+            (AccessMode::Mmap, Some(fd)) => {
+                let mapping = Mapping::new(fd.as_fd(), map.offset, map.size, readable, writable);
+                let mapping = mapping.map_err(system)?;
+                Backing::Mapped(mapping, File::new(fd, map.offset).map_err(system)?)
+            }
+            (AccessMode::FileIo, Some(fd)) => {
+                Backing::FileIo(File::new(fd, map.offset).map_err(system)?)
+            }
+            _ => Backing::Message,
+        };
+        Ok(Region {
+            address: map.address,
+            size: map.size,
+            readable,
+            writable,
+            backing,
+            users: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    /// The last address. `size` is never 0.
+    pub(crate) fn last(&self) -> u64 {
+        self.address + (self.size - 1)
+    }
+
+    /// Whether mapping `other` again would change nothing.
+    pub(super) fn is_same(&self, other: &Region) -> bool {
+        let file = |region: &Region| match &region.backing {
+            Backing::Mapped(_, file) => Some((true, file.identity, file.offset)),
+            Backing::FileIo(file) => Some((false, file.identity, file.offset)),
+            Backing::Message => None,
+        };
+        (self.address, self.size) == (other.address, other.size)
+            && (self.readable, self.writable) == (other.readable, other.writable)
+            && file(self) == file(other)
+    }
+
+    /// Copies from direct memory; `at` is in bytes from the region's start.
+    pub(super) fn read_direct(&self, at: u64, to: &mut [u8]) -> Result<(), SysErrno> {
+        match &self.backing {
+            Backing::Mapped(mapping, file) if file.holds(at, to.len()) => mapping.read(at, to),
+            Backing::FileIo(file) => file.read(at, to),
+            Backing::Mapped(..) | Backing::Message => Err(SysErrno::FAULT),
+        }
+    }
+
+    /// Copies to direct memory; as [`read_direct`](Self::read_direct).
+    pub(super) fn write_direct(&self, at: u64, from: &[u8]) -> Result<(), SysErrno> {
+        match &self.backing {
+            Backing::Mapped(mapping, file) if file.holds(at, from.len()) => mapping.write(at, from),
+            Backing::FileIo(file) => file.write(at, from),
+            Backing::Mapped(..) | Backing::Message => Err(SysErrno::FAULT),
+        }
+    }
+}
+
+fn length(stat: &Stat) -> u64 {
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        u64::try_from(stat.st_size).unwrap_or(0)
+    } else {
+        u64::MAX
+    }
+}

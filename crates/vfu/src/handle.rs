@@ -1,0 +1,41 @@
+//! A device's way out.
+
+use std::sync::Arc;
+
+use crate::dma::Dma;
+use crate::irq::{Intx, Vector};
+use crate::shared::Shared;
+
+/// What a device has of the house: the client's memory, and its interrupts.
+///
+/// Cheap to clone, usable from any thread. It stays good while clients come and go.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Handle { shared }
+    }
+
+    /// The client's memory.
+    pub fn dma(&self) -> Dma {
+        Dma::new(self.shared.clone())
+    }
+
+    /// A message signalled interrupt; `vector` counts from 0.
+    pub fn vector(&self, vector: u32) -> Vector {
+        Vector::new(self.shared.clone(), vector)
+    }
+
+    /// The interrupt pin.
+    pub fn intx(&self) -> Intx {
+        Intx::new(self.shared.clone())
+    }
+
+    /// Whether a client is connected.
+    pub fn is_connected(&self) -> bool {
+        self.shared.live().is_some()
+    }
+}

@@ -1,0 +1,43 @@
+//! An event file descriptor of the client, written without ever blocking.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::io::{Errno as SysErrno, write};
+use vfu_proto::wire::Errno;
+
+/// Checked when it came; writing to it can't block, nor raise a signal.
+#[derive(Debug)]
+pub(super) struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// Takes a descriptor of the client, if it is an eventfd, and makes it non-blocking.
+    ///
+    /// # Errors
+    /// `EINVAL`: it is something else.
+    pub(super) fn new(fd: OwnedFd) -> Result<EventFd, Errno> {
+        // Files without a name have no type. The kernel shows their kind in /proc, if we have it.
+        let stat = fstat(&fd).map_err(|_| Errno::EINVAL)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Unknown {
+            return Err(Errno::EINVAL);
+        }
+        if let Ok(kind) = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
+            if kind.as_os_str() != "anon_inode:[eventfd]" {
+                return Err(Errno::EINVAL);
+            }
+        }
+        let flags = fcntl_getfl(&fd).map_err(|_| Errno::EINVAL)?;
+        if !flags.contains(OFlags::NONBLOCK) {
+            fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(|_| Errno::EINVAL)?;
+        }
+        Ok(EventFd(fd))
+    }
+
+    /// Adds one. A counter that is full has not been read yet: the client will see it anyway.
+    pub(super) fn signal(&self) -> Result<(), SysErrno> {
+        match write(&self.0, &1u64.to_ne_bytes()) {
+            Ok(_) | Err(SysErrno::AGAIN) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}

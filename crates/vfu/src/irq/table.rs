@@ -1,0 +1,220 @@
+//! The vectors of a device, as DEVICE_SET_IRQS arranges them.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tracing::debug;
+use vfu_proto::wire::{Errno, IrqAction, IrqData, SetIrqs};
+
+use super::eventfd::EventFd;
+use super::{IrqError, IrqIndex};
+
+/// All interrupts of a device.
+#[derive(Debug)]
+pub(crate) struct Irqs {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// By index, then by vector.
+    vectors: [Vec<Vector>; 5],
+    /// The level of the pin.
+    pin: bool,
+    /// Interrupt Disable of the Command register.
+    pin_disabled: bool,
+}
+
+#[derive(Debug, Default)]
+struct Vector {
+    eventfd: Option<EventFd>,
+    masked: bool,
+    /// Raised while masked.
+    pending: bool,
+}
+
+impl Vector {
+    fn fire(&mut self) -> Result<(), IrqError> {
+        if self.masked {
+            self.pending = true;
+            return Ok(());
+        }
+        let eventfd = self.eventfd.as_ref().ok_or(IrqError::NotEnabled)?;
+        eventfd.signal().map_err(|_| IrqError::Eventfd)
+    }
+}
+
+impl Irqs {
+    /// A device with so many vectors of each type.
+    pub(crate) fn new(counts: [u32; 5]) -> Self {
+        let vectors = counts.map(|n| (0..n).map(|_| Vector::default()).collect());
+        Irqs { state: Mutex::new(State { vectors, pin: false, pin_disabled: false }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many vectors a type has.
+    pub(crate) fn count(&self, index: IrqIndex) -> u32 {
+        self.lock().vectors[index as usize].len() as u32
+    }
+
+    /// MSI-X or MSI, if the client has given any of its vectors an eventfd.
+    pub(crate) fn message_index(&self) -> Option<IrqIndex> {
+        let state = self.lock();
+        [IrqIndex::Msix, IrqIndex::Msi]
+            .into_iter()
+            .find(|i| state.vectors[*i as usize].iter().any(|v| v.eventfd.is_some()))
+    }
+
+    /// Raises a vector. The eventfd is written under the lock: it can't be closed meanwhile.
+    pub(crate) fn trigger(&self, index: IrqIndex, vector: u32) -> Result<(), IrqError> {
+        let mut state = self.lock();
+        let vectors = &mut state.vectors[index as usize];
+        let count = vectors.len() as u32;
+        let vector = vectors
+            .get_mut(vector as usize)
+            .ok_or(IrqError::NoSuchVector { vector, count })?;
+        vector.fire()
+    }
+
+    /// Sets the level of the pin.
+    pub(crate) fn set_pin(&self, up: bool) {
+        let mut state = self.lock();
+        let rises = up && !state.pin;
+        state.pin = up;
+        if rises {
+            state.signal_pin();
+        } else if !up {
+            if let Some(vector) = state.vectors[0].first_mut() {
+                vector.pending = false;
+            }
+        }
+    }
+
+    /// Interrupt Disable has changed.
+    pub(crate) fn disable_pin(&self, disabled: bool) {
+        let mut state = self.lock();
+        state.pin_disabled = disabled;
+        state.signal_pin();
+    }
+
+    /// Does what DEVICE_SET_IRQS asks for (specification, "VFIO_USER_DEVICE_SET_IRQS").
+    ///
+    /// # Errors
+    /// `EINVAL`: a range beyond the vectors, a wrong number of descriptors, or one that is no
+    /// eventfd. Nothing has changed then.
+    pub(crate) fn set(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), Errno> {
+        let index = IrqIndex::from_u32(request.index).ok_or(Errno::EINVAL)?;
+        let mut state = self.lock();
+        let count = state.vectors[index as usize].len();
+        let disable = request.action == IrqAction::Trigger
+            && request.data == IrqData::None
+            && request.count == 0;
+        let start = request.start as usize;
+        let end = start.checked_add(request.count as usize).ok_or(Errno::EINVAL)?;
+        if end > count || (start >= count && !disable) || (start > 0 && disable) {
+            return Err(Errno::EINVAL);
+        }
+        if !fds.is_empty() && request.data != IrqData::EventFd {
+            return Err(Errno::EINVAL);
+        }
+        if matches!(index, IrqIndex::Err | IrqIndex::Req) && request.action != IrqAction::Trigger {
+            return Err(Errno::EINVAL);
+        }
+        match (request.action, request.data) {
+            (IrqAction::Trigger, IrqData::None) if disable => state.disable(index),
+            (IrqAction::Trigger, IrqData::EventFd) => state.assign(index, start..end, fds)?,
+            (IrqAction::Trigger, data) => {
+                for vector in chosen(&mut state.vectors[index as usize][start..end], data) {
+                    let _not_enabled = vector.fire();
+                }
+            }
+            (IrqAction::Mask, data) => {
+                for vector in chosen(&mut state.vectors[index as usize][start..end], data) {
+                    vector.masked = true;
+                }
+            }
+            (IrqAction::Unmask, data) => {
+                for vector in chosen(&mut state.vectors[index as usize][start..end], data) {
+                    vector.masked = false;
+                    if std::mem::take(&mut vector.pending) && index != IrqIndex::Intx {
+                        let _not_enabled = vector.fire();
+                    }
+                }
+                state.signal_pin();
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything as at power-on, but for what the client has arranged: a reset took the pin down.
+    pub(crate) fn reset(&self) {
+        let mut state = self.lock();
+        state.pin = false;
+        state.pin_disabled = false;
+        for vector in state.vectors.iter_mut().flatten() {
+            vector.pending = false;
+        }
+    }
+
+    /// The client has gone: all its eventfds are closed.
+    pub(crate) fn disconnect(&self) {
+        let mut state = self.lock();
+        for index in IrqIndex::ALL {
+            state.disable(index);
+        }
+    }
+}
+
+impl State {
+    /// Tells the client of the pin, if it is up and nothing holds it back. The pin then masks
+    /// itself (AUTOMASKED): the client hears of it again after it has unmasked it.
+    fn signal_pin(&mut self) {
+        let Some(vector) = self.vectors[0].first_mut() else { return };
+        if self.pin && !self.pin_disabled && !vector.masked && vector.fire().is_ok() {
+            vector.masked = true;
+        }
+    }
+
+    fn disable(&mut self, index: IrqIndex) {
+        for vector in &mut self.vectors[index as usize] {
+            *vector = Vector::default();
+        }
+    }
+
+    fn assign(
+        &mut self,
+        index: IrqIndex,
+        range: std::ops::Range<usize>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Errno> {
+        if fds.is_empty() {
+            for vector in &mut self.vectors[index as usize][range] {
+                vector.eventfd = None;
+            }
+            return Ok(());
+        }
+        if fds.len() != range.len() {
+            return Err(Errno::EINVAL);
+        }
+        let eventfds = fds.into_iter().map(EventFd::new).collect::<Result<Vec<_>, _>>();
+        let eventfds = eventfds.inspect_err(|_| debug!("SET_IRQS with something else than eventfds"))?;
+        for (vector, eventfd) in self.vectors[index as usize][range].iter_mut().zip(eventfds) {
+            vector.eventfd = Some(eventfd);
+        }
+        if index == IrqIndex::Intx {
+            self.signal_pin();
+        }
+        Ok(())
+    }
+}
+
+/// The vectors that the data picks: all, or those with a byte that is not zero.
+fn chosen<'a>(vectors: &'a mut [Vector], data: IrqData<'a>) -> impl Iterator<Item = &'a mut Vector> {
+    vectors.iter_mut().enumerate().filter_map(move |(i, vector)| match data {
+        IrqData::Bool(bytes) => (bytes.get(i).copied().unwrap_or(0) != 0).then_some(vector),
+        IrqData::None | IrqData::EventFd => Some(vector),
+    })
+}

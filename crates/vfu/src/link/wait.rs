@@ -1,0 +1,353 @@
+//! Waiting, which is reading.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use tracing::debug;
+use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer, Session, Time};
+use vfu_proto::wire::{self, Header};
+
+use super::{Link, State, lost};
+use crate::transport::Received;
+
+/// Why waiting ended without what was waited for.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Closed(Closed),
+    TimedOut,
+}
+
+/// The framers of the channels that a thread reads, for as long as it does.
+struct Reading {
+    framers: [Option<Framer<OwnedFd>>; 2],
+    fds: Vec<OwnedFd>,
+}
+
+impl Link {
+    /// Waits until `look` finds what it looks for, and moves the session on meanwhile.
+    ///
+    /// What has been found is given even if the session has ended.
+    pub(super) fn wait<T>(
+        &self,
+        deadline: Option<Time>,
+        mut look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
+    ) -> Result<T, Ended> {
+        let mut state = self.lock();
+        loop {
+            state = self.sort(state);
+            if let Some(found) = look(&mut state.session) {
+                // We leave, and read no more: a sleeper may have to.
+                self.wake_sleepers(&state);
+                return Ok(found);
+            }
+            if let Some(why) = state.session.closed() {
+                return Err(Ended::Closed(why.clone()));
+            }
+            if deadline.is_some_and(|d| d <= self.now()) {
+                return Err(Ended::TimedOut);
+            }
+            if self.is_overdue(&mut state) || self.expire(&mut state) {
+                continue;
+            }
+            let until = earliest([deadline, state.session.next_deadline(), self.patience(&state)]);
+            state = match self.take_framers(&mut state) {
+                Some(reading) => {
+                    drop(state);
+                    self.read(reading, until)
+                }
+                None if self.has_unsent() => {
+                    drop(state);
+                    self.wait_writable(until);
+                    self.lock()
+                }
+                None => self.sleep(state, until),
+            };
+        }
+    }
+
+    /// Receives once on each channel, without waiting, and sends what waits to be sent.
+    pub(crate) fn poll_sockets(&self) {
+        for channel in Channel::ALL {
+            if self.unsent(channel) > 0 {
+                let _closed = self.flush(channel);
+            }
+        }
+        let mut state = self.sort(self.lock());
+        if state.session.closed().is_some() || self.is_overdue(&mut state) {
+            return;
+        }
+        self.expire(&mut state);
+        if let Some(mut reading) = self.take_framers(&mut state) {
+            drop(state);
+            let result = self.receive(&mut reading, [true; 2], false);
+            drop(self.sort(self.put_back(reading, result)));
+        }
+    }
+
+    /// Gives up requests whose time is over; says whether there were any.
+    fn expire(&self, state: &mut State) -> bool {
+        let due = state.session.next_deadline().is_some_and(|d| d <= self.now());
+        let expired = due && state.session.expire(self.now()) > 0;
+        if expired {
+            self.wake_sleepers(state);
+        }
+        expired
+    }
+
+    /// Takes the part of the reader, for every channel that nobody reads and that has room.
+    fn take_framers(&self, state: &mut State) -> Option<Reading> {
+        let mut framers = [None, None];
+        for channel in Channel::ALL {
+            if !state.session.is_paused(channel) {
+                framers[channel as usize] = state.framers[channel as usize].take();
+            }
+        }
+        framers
+            .iter()
+            .any(Option::is_some)
+            .then(|| Reading { framers, fds: std::mem::take(&mut state.fds) })
+    }
+
+    /// Waits for the sockets, receives once, and gives the part back.
+    fn read(&self, mut reading: Reading, until: Option<Time>) -> MutexGuard<'_, State> {
+        let only_main = reading.framers[0].is_some() && reading.framers[1].is_none();
+        let result = if until.is_none() && only_main && !self.has_unsent() {
+            self.receive(&mut reading, [true, false], true)
+        } else {
+            match self.poll(&reading, until) {
+                Ok(ready) => self.receive(&mut reading, ready, false),
+                Err(e) => Err(lost(e)),
+            }
+        };
+        let state = self.put_back(reading, result);
+        if state.session.queued() > 0 {
+            self.wake_loop();
+        }
+        state
+    }
+
+    /// Waits until a channel that we read can be read, or an outbox written, and flushes that.
+    fn poll(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
+        let mut set = Vec::with_capacity(2);
+        let mut channels = [Channel::Main; 2];
+        for channel in Channel::ALL {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, reading.framers[channel as usize].is_some());
+            flags.set(PollFlags::OUT, self.unsent(channel) > 0);
+            if !flags.is_empty() {
+                channels[set.len()] = channel;
+                set.push(PollFd::from_borrowed_fd(self.socket(channel).as_fd(), flags));
+            }
+        }
+        self.poll_set(&mut set, until)?;
+        let mut ready = [false; 2];
+        for (polled, channel) in set.iter().zip(channels) {
+            let got = polled.revents();
+            ready[channel as usize] =
+                got.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
+            if got.contains(PollFlags::OUT) {
+                let _closed = self.flush(channel);
+            }
+        }
+        Ok(ready)
+    }
+
+    fn poll_set(&self, set: &mut [PollFd<'_>], until: Option<Time>) -> Result<(), Errno> {
+        let timeout = until.map(|t| timespec(t.since(self.now())));
+        match poll(set, timeout.as_ref()) {
+            Err(Errno::INTR) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Somebody else reads; we see to what waits to be sent.
+    fn wait_writable(&self, until: Option<Time>) {
+        let mut set: Vec<_> = Channel::ALL
+            .into_iter()
+            .filter(|c| self.unsent(*c) > 0)
+            .map(|c| PollFd::from_borrowed_fd(self.socket(c).as_fd(), PollFlags::OUT))
+            .collect();
+        if self.poll_set(&mut set, until).is_ok() {
+            for channel in Channel::ALL {
+                let _closed = self.flush(channel);
+            }
+        }
+    }
+
+    /// Somebody else reads; we sleep until that is of use to us.
+    fn sleep<'a>(&self, mut state: MutexGuard<'a, State>, until: Option<Time>) -> MutexGuard<'a, State> {
+        state.sleepers += 1;
+        let mut state = match until {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(t) => {
+                let timeout = t.since(self.now());
+                let woken = self.changed.wait_timeout(state, timeout);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.sleepers -= 1;
+        state
+    }
+
+    /// One receive on each channel of `reading` that is `ready`.
+    fn receive(&self, reading: &mut Reading, ready: [bool; 2], wait: bool) -> Result<(), Closed> {
+        for channel in Channel::ALL {
+            let Some(framer) = &mut reading.framers[channel as usize] else { continue };
+            if !ready[channel as usize] {
+                continue;
+            }
+            match self.socket(channel).recv(framer.space(), &mut reading.fds, wait) {
+                Ok(Received::Bytes(n)) => framer.received(n, reading.fds.drain(..)),
+                Ok(Received::WouldBlock) => {}
+                Ok(Received::Eof) => return Err(Closed::Disconnected),
+                Err(Errno::MFILE) => {
+                    return Err(Closed::Socket("out of file descriptors".into()));
+                }
+                Err(e) => return Err(lost(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the part of the reader back; others may want it, or what was read for them.
+    fn put_back(&self, reading: Reading, result: Result<(), Closed>) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let Reading { framers, mut fds } = reading;
+        fds.clear();
+        state.fds = fds;
+        for (home, framer) in state.framers.iter_mut().zip(framers) {
+            if framer.is_some() {
+                *home = framer;
+            }
+        }
+        self.pump(&mut state);
+        if let Err(why) = result {
+            debug!(%why, "session ends");
+            state.session.close(why);
+            self.hang_up(&state);
+        }
+        self.wake_sleepers(&state);
+        state
+    }
+
+    pub(super) fn wake_sleepers(&self, state: &State) {
+        if state.sleepers > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Hands every whole message to the session, and sends the refusals that come of it.
+    pub(super) fn sort<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.pump(&mut state);
+        while !state.refusals.is_empty() {
+            let refusals = std::mem::take(&mut state.refusals);
+            drop(state);
+            for (channel, header) in refusals {
+                let _closed = self.send(channel, &[IoSlice::new(&header.emit())], &[]);
+            }
+            state = self.lock();
+        }
+        state
+    }
+
+    /// Hands every whole message to the session.
+    fn pump(&self, state: &mut State) {
+        for channel in Channel::ALL {
+            let index = channel as usize;
+            let Some(mut framer) = state.framers[index].take() else { continue };
+            while state.session.closed().is_none() && !state.session.is_paused(channel) {
+                match framer.pop() {
+                    Ok(Some(message)) => {
+                        state.begun[index] = None;
+                        let arrival = state.session.arrive(channel, message);
+                        self.settle(channel, arrival, &mut framer, &mut state.refusals);
+                    }
+                    Ok(None) => break,
+                    Err(e) => self.end_broken(state, channel, e),
+                }
+            }
+            if !framer.is_mid_message() {
+                state.begun[index] = None;
+            } else if state.begun[index].is_none() {
+                state.begun[index] = Some(self.now());
+            }
+            state.framers[index] = Some(framer);
+            if state.session.closed().is_some() {
+                self.hang_up(state);
+            }
+        }
+    }
+
+    fn settle(
+        &self,
+        channel: Channel,
+        arrival: Result<Arrival<OwnedFd>, Closed>,
+        framer: &mut Framer<OwnedFd>,
+        refusals: &mut Vec<(Channel, Header)>,
+    ) {
+        match arrival {
+            Ok(Arrival::Queued | Arrival::Completed(_)) => {}
+            Ok(Arrival::Dropped(message)) => framer.recycle(message),
+            Ok(Arrival::Refused(header, message)) => {
+                framer.recycle(message);
+                refusals.push((channel, header));
+            }
+            Err(why) => debug!(%why, "session ends"),
+        }
+    }
+
+    /// The stream can't be trusted any more: say so to the peer, and end.
+    fn end_broken(&self, state: &mut State, channel: Channel, e: FrameError) {
+        debug!(%e, "session ends");
+        if e.wants_reply() && self.unsent(channel) == 0 {
+            // A last word, if it goes at once: who sends at this moment holds the outbox.
+            if let Ok(_idle) = self.outboxes[channel as usize].try_lock() {
+                let header = e.header().error_reply(wire::Errno::EINVAL).emit();
+                let _unsent = self.socket(channel).send(&[IoSlice::new(&header)], &[]);
+            }
+        }
+        state.session.close(Closed::Framing(e));
+    }
+
+    /// When the peer's slowness will have lasted too long.
+    fn patience(&self, state: &State) -> Option<Time> {
+        let limits = state.session.limits();
+        let begun = state.begun.iter().flatten().min().zip(limits.message_timeout);
+        let stalled = state.stalled.iter().flatten().min().zip(limits.send_timeout);
+        earliest([begun.map(|(t, d)| *t + d), stalled.map(|(t, d)| *t + d)])
+    }
+
+    /// Ends the session if the peer has been slow for too long.
+    fn is_overdue(&self, state: &mut State) -> bool {
+        for channel in Channel::ALL {
+            let stalled = &mut state.stalled[channel as usize];
+            if self.unsent(channel) == 0 {
+                *stalled = None;
+            } else if stalled.is_none() {
+                *stalled = Some(self.now());
+            }
+        }
+        let Some(limit) = self.patience(state) else { return false };
+        if limit > self.now() {
+            return false;
+        }
+        state.session.close(Closed::Limit("left a message unfinished or unread for too long"));
+        self.hang_up(state);
+        true
+    }
+}
+
+fn earliest<const N: usize>(times: [Option<Time>; N]) -> Option<Time> {
+    times.into_iter().flatten().min()
+}
+
+fn timespec(d: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(d.subsec_nanos()),
+    }
+}

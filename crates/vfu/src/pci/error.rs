@@ -1,0 +1,131 @@
+//! What can be wrong with a description.
+
+use super::BarKind;
+
+/// Which of the two structures of MSI-X.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MsixPart {
+    /// The MSI-X Table.
+    Table,
+    /// The Pending Bit Array.
+    Pba,
+}
+
+impl std::fmt::Display for MsixPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Table => "MSI-X table",
+            Self::Pba => "MSI-X PBA",
+        })
+    }
+}
+
+/// Why [`Pci::build`](super::Pci::build) refused a description. Sizes and offsets are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the fields are the words of the message
+pub enum PciError {
+    /// The id that means "no device here".
+    #[error("vendor id 0xffff means that no device is present; give the vendor's own id")]
+    VendorId,
+    /// The class code has more than 24 bits.
+    #[error(
+        "class code {class:#x} is wider than 24 bits; give base class, sub-class and programming \
+         interface as 0xBBSSPP"
+    )]
+    Class { class: u32 },
+    /// There is no such BAR.
+    #[error("BAR {index} does not exist; a function has BARs 0 to 5")]
+    BarIndex { index: usize },
+    /// The same index again.
+    #[error("BAR {index} is described twice; keep one, or move the other to a free index")]
+    BarTwice { index: usize },
+    /// Below the minimum of its kind.
+    #[error(
+        "BAR {index} of {size:#x} bytes is too small for {kind} space; make it {min:#x} or more"
+    )]
+    BarTooSmall { index: usize, kind: BarKind, size: u64, min: u64 },
+    /// Above the maximum of its kind.
+    #[error(
+        "BAR {index} of {size:#x} bytes is too large for {kind} space, which ends at {max:#x}; \
+         make it smaller, or use Bar::mem64 for more memory"
+    )]
+    BarTooLarge { index: usize, kind: BarKind, size: u64, max: u64 },
+    /// BAR sizes are powers of two.
+    #[error("BAR {index} of {size:#x} bytes is not a power of two; round it up to {next:#x}")]
+    BarNotPowerOfTwo { index: usize, size: u64, next: u64 },
+    /// I/O space has no prefetchable bit.
+    #[error("BAR {index} is I/O space, which cannot be prefetchable; drop .prefetchable()")]
+    BarPrefetchableIo { index: usize },
+    /// A 64-bit BAR in the last register.
+    #[error(
+        "BAR {index} is 64-bit and needs BAR 6 too, which does not exist; use index 4 or lower"
+    )]
+    BarNoUpperHalf { index: usize },
+    /// The register is the upper half of another BAR.
+    #[error(
+        "BAR {index} is the upper half of the 64-bit BAR {lower}; use another index, or make BAR \
+         {lower} 32-bit"
+    )]
+    BarOverlap { lower: usize, index: usize },
+    /// Two capabilities of which a function has one at most.
+    #[error("capability {id:#04x} is added twice; a function has one at most, keep one")]
+    CapabilityTwice { id: u8 },
+    /// The capability is shorter than its registers.
+    #[error(
+        "capability {id:#04x} has {len} bytes with its two-byte header, and its registers need \
+         {min}; give the whole body"
+    )]
+    CapabilityTooShort { id: u8, len: usize, min: usize },
+    /// The list has outgrown the 192 bytes that it may use.
+    #[error(
+        "capability {id:#04x} needs {len} bytes and {left} are left of the 192 from 0x40 to 0xff; \
+         shorten or drop a capability"
+    )]
+    CapabilityRoom { id: u8, len: usize, left: usize },
+    /// The extended list has outgrown its space.
+    #[error(
+        "extended capability {id:#06x} needs {len} bytes and {left} are left up to 0xfff; shorten \
+         or drop one, and use ConfigSize::Extended (4096 bytes)"
+    )]
+    ExtendedRoom { id: u16, len: usize, left: usize },
+    /// The version field of an extended capability has 4 bits.
+    #[error("extended capability {id:#06x} has version {version}; 0 to 15 are possible")]
+    ExtendedVersion { id: u16, version: u8 },
+    /// A mask for bytes that are not there.
+    #[error(
+        "capability {id:#04x} has a write mask of {mask} bytes for a body of {body}; make the mask \
+         as long or shorter"
+    )]
+    WriteMask { id: u16, body: usize, mask: usize },
+    /// Not a number of vectors that MSI can have.
+    #[error("MSI cannot have {vectors} vectors; use 1, 2, 4, 8, 16 or 32, or MSI-X")]
+    MsiVectors { vectors: usize },
+    /// Not a number of vectors that MSI-X can have.
+    #[error("MSI-X cannot have {vectors} vectors; use 1 to 2048")]
+    MsixVectors { vectors: usize },
+    /// No register left for the BAR of table and PBA.
+    #[error(
+        "no BAR is free for the MSI-X table; free an index (a 64-bit BAR takes two), or place \
+         table and PBA in one of the device's BARs with msix_at"
+    )]
+    MsixNoFreeBar,
+    /// The BAR is not there, or not memory.
+    #[error("the {part} is placed in BAR {bar}, which is no memory BAR of this function")]
+    MsixBar { part: MsixPart, bar: usize },
+    /// The low three bits of the offset hold the BAR's index.
+    #[error("the {part} is at offset {offset:#x} of BAR {bar}; offsets are multiples of 8")]
+    MsixUnaligned { part: MsixPart, bar: usize, offset: u64 },
+    /// It sticks out of the BAR, or starts beyond the 4 GiB that the register can name.
+    #[error(
+        "the {part} needs {len:#x} bytes at offset {offset:#x} and BAR {bar} has {size:#x}, of \
+         which the first 4 GiB can be used; move it down or enlarge the BAR"
+    )]
+    MsixOutside { part: MsixPart, bar: usize, offset: u64, len: u64, size: u64 },
+    /// Table and PBA share bytes.
+    #[error(
+        "the MSI-X table ({table_len:#x} bytes at {table:#x}) and the PBA ({pba_len:#x} bytes at \
+         {pba:#x}) overlap in BAR {bar}; move one of them"
+    )]
+    MsixOverlap { bar: usize, table: u64, table_len: u64, pba: u64, pba_len: u64 },
+}

@@ -1,0 +1,168 @@
+//! What a server is, before it serves.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use vfu_proto::session::Limits;
+
+use super::executor::Executor;
+use super::regions::{Regions, ShareError, Shareable};
+use super::run::{Server, Source};
+use super::stop::ServeError;
+use crate::device::Device;
+use crate::handle::Handle;
+use crate::irq::Irqs;
+use crate::pci::{BARS, ConfigSpace, Pci, PciError};
+use crate::shared::Shared;
+use crate::transport::{ListenError, Listener, is_listening};
+
+/// Why a server can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration space is not possible.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// Memory can't be shared as asked.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The socket can't be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// Settings of both ends that VERSION tells the client.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    pub(crate) max_transfer: u64,
+    pub(crate) max_dma_maps: u32,
+    pub(crate) twin_socket: bool,
+}
+
+/// Describes a server. See [`Server::builder`].
+#[derive(Debug)]
+pub struct Builder {
+    pci: Pci,
+    settings: Settings,
+    shared: [Option<Shareable>; BARS],
+    bus_master_gate: bool,
+}
+
+impl Builder {
+    pub(super) fn new(pci: Pci) -> Self {
+        Builder {
+            pci,
+            settings: Settings {
+                limits: Limits::default(),
+                max_transfer: 1 << 20,
+                max_dma_maps: 65535,
+                twin_socket: true,
+            },
+            shared: Default::default(),
+            bus_master_gate: true,
+        }
+    }
+
+    /// Limits and timeouts of each session.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
+    /// How many DMA mappings a client may have at once. Default: 65535, which is also the most
+    /// that QEMU accepts.
+    pub fn max_dma_maps(mut self, maps: u32) -> Self {
+        self.settings.max_dma_maps = maps;
+        self
+    }
+
+    /// Whether to use a second socket for DMA messages if the client can (specification,
+    /// "twin_socket"). Default: yes.
+    pub fn twin_socket(mut self, offer: bool) -> Self {
+        self.settings.twin_socket = offer;
+        self
+    }
+
+    /// Whether DMA, MSI and MSI-X wait for the driver to set Bus Master Enable, as PCI demands.
+    /// Default: yes.
+    pub fn bus_master_gate(mut self, gate: bool) -> Self {
+        self.bus_master_gate = gate;
+        self
+    }
+
+    /// Lets the client map a memory BAR, or areas of it.
+    pub fn mmap(mut self, bar: usize, memory: Shareable) -> Self {
+        if let Some(slot) = self.shared.get_mut(bar) {
+            *slot = Some(memory);
+        }
+        self
+    }
+
+    /// Listens on a new socket at `path`. A stale socket file is replaced, one in use is not.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn listen(self, path: impl AsRef<Path>) -> Result<Bound, BuildError> {
+        let config = self.pci.build()?;
+        let source = Source::Listener(Listener::bind(path)?);
+        self.bind(config, source)
+    }
+
+    /// Takes a UNIX stream socket over: one that listens, or one that is connected to a client.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn fd(self, socket: OwnedFd) -> Result<Bound, BuildError> {
+        let config = self.pci.build()?;
+        let source = if is_listening(socket.as_fd())? {
+            Source::Listener(Listener::from_fd(socket))
+        } else {
+            Source::Connected(Some(socket))
+        };
+        self.bind(config, source)
+    }
+
+    fn bind(self, config: ConfigSpace, source: Source) -> Result<Bound, BuildError> {
+        let regions = Regions::new(&config, self.shared)?;
+        let irqs = Irqs::new([
+            u32::from(config.interrupt_pin().is_some()),
+            config.msi().map_or(0, |msi| u32::from(msi.vectors_supported)),
+            config.msix().map_or(0, |msix| u32::from(msix.vectors)),
+            1,
+            1,
+        ]);
+        let msix = config.msix();
+        let shared = Arc::new(Shared::new(config, irqs, self.bus_master_gate));
+        let executor = Executor::new(shared.clone(), regions, msix, &self.settings);
+        Ok(Bound { shared, executor, source, settings: self.settings })
+    }
+}
+
+/// A server that has its socket and waits for its device.
+#[derive(Debug)]
+pub struct Bound {
+    shared: Arc<Shared>,
+    executor: Executor,
+    source: Source,
+    settings: Settings,
+}
+
+impl Bound {
+    /// Adds the device, which gets its [`Handle`].
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn serve<D: Device>(self, device: impl FnOnce(Handle) -> D) -> Result<Server<D>, ServeError> {
+        let device = device(Handle::new(self.shared.clone()));
+        Server::new(device, self.shared, self.executor, self.source, self.settings)
+    }
+
+    /// Adds the device and serves clients, one after the other, until it is stopped.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn run<D: Device>(self, device: impl FnOnce(Handle) -> D) -> Result<(), ServeError> {
+        self.serve(device)?.run()
+    }
+}

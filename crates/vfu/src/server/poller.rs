@@ -1,0 +1,85 @@
+//! One descriptor that stands for all that a server waits for, for somebody else's event loop.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
+
+use super::stop::ServeError;
+use crate::link::{Link, Wake};
+
+/// An epoll instance over the listening socket, the client's sockets, and a wake-up for commands
+/// that another thread read while it waited.
+#[derive(Debug)]
+pub(super) struct Poller {
+    epoll: OwnedFd,
+    wake: Arc<Wake>,
+    /// The client's sockets are watched for room to write, too.
+    writing: bool,
+}
+
+impl Poller {
+    pub(super) fn new(wake: &Arc<Wake>) -> Result<Poller, ServeError> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(setup)?;
+        let poller = Poller { epoll, wake: wake.clone(), writing: false };
+        poller.add(wake.as_fd())?;
+        Ok(poller)
+    }
+
+    /// Watches a descriptor for something to read.
+    pub(super) fn add(&self, fd: BorrowedFd<'_>) -> Result<(), ServeError> {
+        match epoll::add(&self.epoll, fd, EventData::new_u64(0), EventFlags::IN) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(setup(e)),
+        }
+    }
+
+    /// Watches a client's sockets; called again when there is one more.
+    pub(super) fn watch(&mut self, link: &Link) -> Result<(), ServeError> {
+        self.add(link.main().as_fd())?;
+        link.twin().map_or(Ok(()), |twin| self.add(twin.as_fd()))
+    }
+
+    /// Watches for room to write as long as something waits to be sent.
+    pub(super) fn update(&mut self, link: &Link) -> Result<(), ServeError> {
+        if self.writing == link.has_unsent() {
+            return Ok(());
+        }
+        self.writing = !self.writing;
+        let mut flags = EventFlags::IN;
+        flags.set(EventFlags::OUT, self.writing);
+        for socket in [Some(link.main()), link.twin()].into_iter().flatten() {
+            epoll::modify(&self.epoll, socket, EventData::new_u64(0), flags).map_err(setup)?;
+        }
+        Ok(())
+    }
+
+    /// Stops watching a client.
+    pub(super) fn forget(&mut self, link: &Link) {
+        self.writing = false;
+        for socket in [Some(link.main()), link.twin()].into_iter().flatten() {
+            let _not_there = epoll::delete(&self.epoll, socket);
+        }
+    }
+
+    /// Makes the descriptor readable.
+    pub(super) fn wake(&self) {
+        self.wake.wake();
+    }
+
+    /// Takes wake-ups off, now that they are answered.
+    pub(super) fn clear(&self) {
+        self.wake.clear();
+    }
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+fn setup(e: Errno) -> ServeError {
+    ServeError::Setup(e.into())
+}

@@ -1,0 +1,162 @@
+//! A listening UNIX socket at a path, or one that was handed over.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
+    socket_with, sockopt,
+};
+
+/// Why a socket can't be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another process serves there.
+    #[error("{0}: in use: a server is listening there; stop it or choose another path")]
+    InUse(PathBuf),
+    /// Something that is not a socket stands there. It is left alone.
+    #[error("{0}: exists and is not a socket; remove it or choose another path")]
+    NotASocket(PathBuf),
+    /// UNIX socket paths are short.
+    #[error("{path}: too long for a UNIX socket path: {len} bytes, at most 107 are allowed")]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The folder is missing, may not be written to, or the like.
+    #[error("{path}: can't listen there: {source}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A descriptor that was handed over is not a UNIX stream socket.
+    #[error("the given file descriptor is not a UNIX stream socket: {0}")]
+    BadFd(io::Error),
+}
+
+/// A listening socket. The file of one that we made goes away with it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    path: Option<PathBuf>,
+}
+
+impl Listener {
+    /// Listens at `path`. A socket file that no server listens on any more is replaced.
+    ///
+    /// # Errors
+    /// See [`ListenError`].
+    pub fn bind(path: impl AsRef<Path>) -> Result<Listener, ListenError> {
+        let path = path.as_ref();
+        let io = |e: Errno| ListenError::Io { path: path.into(), source: e.into() };
+        let address = address(path)?;
+        let socket = stream_socket().map_err(io)?;
+        match bind(&socket, &address) {
+            Err(Errno::ADDRINUSE) => {
+                remove_stale(path, &address)?;
+                bind(&socket, &address).map_err(io)?;
+            }
+            other => other.map_err(io)?,
+        }
+        let listener = Listener { socket, path: Some(path.into()) };
+        listen(&listener.socket, 16).map_err(io)?;
+        Ok(listener)
+    }
+
+    /// Takes over a socket that listens already. Nothing is removed when it goes away.
+    pub fn from_fd(socket: OwnedFd) -> Listener {
+        Listener { socket, path: None }
+    }
+
+    /// The path, if [`bind`](Self::bind) made it.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The next client, if one is there; waits for one if `wait`.
+    pub(crate) fn accept(&self) -> Result<Option<OwnedFd>, Errno> {
+        loop {
+            match accept_with(&self.socket, SocketFlags::CLOEXEC) {
+                Ok(fd) => return Ok(Some(fd)),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _already_gone = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Whether `fd` is a socket that listens (`true`) or one that is connected (`false`).
+///
+/// # Errors
+/// It is not a UNIX stream socket.
+pub(crate) fn is_listening(fd: BorrowedFd<'_>) -> Result<bool, ListenError> {
+    let bad = |e: Errno| ListenError::BadFd(e.into());
+    if sockopt::socket_domain(fd).map_err(bad)? != AddressFamily::UNIX
+        || sockopt::socket_type(fd).map_err(bad)? != SocketType::STREAM
+    {
+        return Err(bad(Errno::AFNOSUPPORT));
+    }
+    sockopt::socket_acceptconn(fd).map_err(bad)
+}
+
+/// Connects to the server that listens at `path`.
+pub(crate) fn connect_to(path: &Path) -> Result<OwnedFd, ListenError> {
+    let io = |e: Errno| ListenError::Io { path: path.into(), source: e.into() };
+    let socket = stream_socket().map_err(io)?;
+    connect(&socket, &address(path)?).map_err(io)?;
+    Ok(socket)
+}
+
+fn stream_socket() -> Result<OwnedFd, Errno> {
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+fn address(path: &Path) -> Result<SocketAddrUnix, ListenError> {
+    SocketAddrUnix::new(path).map_err(|e| match e {
+        Errno::NAMETOOLONG => {
+            ListenError::TooLong { path: path.into(), len: path.as_os_str().len() }
+        }
+        e => ListenError::Io { path: path.into(), source: e.into() },
+    })
+}
+
+/// Removes what a server that died left behind; never a socket in use or another kind of file.
+fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError> {
+    let io = |source: io::Error| ListenError::Io { path: path.into(), source };
+    if !std::fs::symlink_metadata(path).map_err(io)?.file_type().is_socket() {
+        return Err(ListenError::NotASocket(path.into()));
+    }
+    let probe = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .map_err(|e| io(e.into()))?;
+    match connect(&probe, address) {
+        Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(io),
+        _ => Err(ListenError::InUse(path.into())),
+    }
+}

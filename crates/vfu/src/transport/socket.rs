@@ -1,0 +1,106 @@
+//! A connected UNIX stream socket that carries file descriptors.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown,
+};
+use vfu_proto::session::MAX_FDS;
+
+/// Room for the descriptors of one message, and for a peer's credentials if it sends them.
+const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1));
+
+/// What one `recvmsg` brought.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// So many bytes; descriptors were added to the caller's list.
+    Bytes(usize),
+    /// Nothing for now.
+    WouldBlock,
+    /// The peer has closed its end.
+    Eof,
+}
+
+/// One end of a connection. The file is in blocking mode; each call says whether it may wait.
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Socket(fd)
+    }
+
+    /// One `recvmsg`. Descriptors that come are close-on-exec.
+    ///
+    /// # Errors
+    /// The socket failed, or the kernel had to drop descriptors (`EMFILE`): what was received of
+    /// them is closed, and the stream can't be trusted.
+    pub(crate) fn recv(
+        &self,
+        bytes: &mut [u8],
+        fds: &mut Vec<OwnedFd>,
+        wait: bool,
+    ) -> Result<Received, Errno> {
+        let mut control = [MaybeUninit::uninit(); CONTROL];
+        let mut control = RecvAncillaryBuffer::new(&mut control);
+        let flags =
+            RecvFlags::CMSG_CLOEXEC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+        let got = loop {
+            match net::recvmsg(&self.0, &mut [IoSliceMut::new(bytes)], &mut control, flags) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Received::WouldBlock),
+                Err(Errno::CONNRESET) => return Ok(Received::Eof),
+                other => break other?,
+            }
+        };
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
+            }
+        }
+        if got.flags.contains(ReturnFlags::CTRUNC) {
+            fds.clear();
+            return Err(Errno::MFILE);
+        }
+        Ok(if got.bytes == 0 { Received::Eof } else { Received::Bytes(got.bytes) })
+    }
+
+    /// One `sendmsg` that never waits and never raises `SIGPIPE`; says how many bytes went.
+    /// The descriptors go with the first byte.
+    ///
+    /// # Errors
+    /// `AGAIN`: nothing went, the socket is full. Anything else: the connection is lost.
+    pub(crate) fn send(
+        &self,
+        parts: &[IoSlice<'_>],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<usize, Errno> {
+        let mut control = [MaybeUninit::uninit(); CONTROL];
+        let mut control = SendAncillaryBuffer::new(&mut control);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(Errno::TOOMANYREFS);
+        }
+        loop {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match net::sendmsg(&self.0, parts, &mut control, flags) {
+                Err(Errno::INTR) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Ends the connection for both sides; wakes whoever waits in [`recv`](Self::recv).
+    pub(crate) fn shutdown(&self) {
+        let _already_gone = net::shutdown(&self.0, Shutdown::Both);
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

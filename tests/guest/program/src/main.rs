@@ -1,0 +1,155 @@
+//! Drives a device from inside the guest. Exit status 0 if it did what it must, 1 if not.
+//!
+//! `guest-program edu DIR TEST`, where DIR is the device's folder in sysfs, and TEST one of
+//!
+//! - `factorial`: liveness and factorials
+//! - `dma`: copies both ways, polled, by physical address
+//! - `intx`: interrupts and copies with interrupts, bound to `uio_pci_generic`
+//! - `msi`: the same with MSI and by IOVA, bound to `vfio-pci` behind an IOMMU
+//! - `dirty`, `clean`: fill registers before a reset, check them after it
+
+mod edu;
+mod memory;
+mod sys;
+mod uio;
+mod vfio;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use edu::{Edu, IRQ_DMA, IRQ_FACTORIAL};
+use sys::{Mmio, Page};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// How often each copy and each interrupt is done. All shapes of copies come up twice.
+const ROUNDS: u32 = 10;
+/// The size of BAR 0, in bytes.
+const BAR: usize = 1 << 20;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args[..] {
+        ["edu", dir, test] => edu_test(Path::new(dir), test),
+        _ => Err("usage: guest-program edu DIR factorial|dma|intx|msi|dirty|clean".into()),
+    };
+    match result {
+        Ok(said) => {
+            println!("{}: {said}", args.join(" "));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{}: FAILED: {error}", args.join(" "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn edu_test(dir: &Path, test: &str) -> Result<String> {
+    match test {
+        "factorial" => {
+            let edu = open(dir)?;
+            edu.liveness()?;
+            edu.factorials()?;
+            Ok("liveness and factorials are right".into())
+        }
+        "dma" => {
+            let edu = open(dir)?;
+            let mut page = Page::new()?;
+            for round in 0..ROUNDS {
+                let address = memory::physical(&page)?;
+                edu.polled(&mut page, address, round)?;
+            }
+            Ok(format!("{ROUNDS} copies to the device and back, all bytes right"))
+        }
+        "intx" => intx(dir),
+        "msi" => msi(dir),
+        "dirty" => {
+            open(dir)?.dirty();
+            Ok("registers filled".into())
+        }
+        "clean" => {
+            open(dir)?.is_reset()?;
+            Ok("registers as after a reset".into())
+        }
+        _ => Err(format!("no test {test}").into()),
+    }
+}
+
+/// The device through its sysfs resource, with memory and bus mastering enabled.
+fn open(dir: &Path) -> Result<Edu> {
+    let config = File::options().read(true).write(true).open(dir.join("config"))?;
+    let mut command = [0; 2];
+    config.read_exact_at(&mut command, 4)?;
+    command[0] |= 6;
+    config.write_all_at(&command, 4)?;
+    let bar = File::options().read(true).write(true).open(dir.join("resource0"))?;
+    Edu::new(Mmio::map(&bar, 0, BAR)?)
+}
+
+fn intx(dir: &Path) -> Result<String> {
+    let edu = open(dir)?;
+    let mut page = Page::new()?;
+    let mut intx = uio::Intx::open(dir)?;
+
+    for n in 1..=ROUNDS {
+        edu.raise(n);
+        intx.wait()?;
+        edu.acknowledge(n)?;
+        intx.unmask()?;
+    }
+    edu.start_factorial(10, true)?;
+    intx.wait()?;
+    edu.acknowledge(IRQ_FACTORIAL)?;
+    intx.unmask()?;
+    edu.check_factorial(10)?;
+
+    for round in 0..ROUNDS {
+        let address = memory::physical(&page)?;
+        edu.interrupted(&mut page, address, round, &mut |edu| {
+            intx.wait()?;
+            edu.acknowledge(IRQ_DMA)?;
+            intx.unmask()
+        })?;
+    }
+    intx.is_quiet()?;
+    Ok(format!("{} interrupts, one for each cause", ROUNDS + 1 + 2 * ROUNDS))
+}
+
+fn msi(dir: &Path) -> Result<String> {
+    /// Low enough for a device with 28 address bits.
+    const IOVA: u64 = 0x10_0000;
+
+    let device = vfio::Device::open(dir)?;
+    let edu = Edu::new(device.registers()?)?;
+    let mut page = Page::new()?;
+    device.map(&page, IOVA)?;
+    let msi = device.msi()?;
+
+    for n in 1..=ROUNDS {
+        edu.raise(n);
+        msi.wait()?;
+        edu.acknowledge(n)?;
+    }
+    edu.start_factorial(10, true)?;
+    msi.wait()?;
+    edu.acknowledge(IRQ_FACTORIAL)?;
+    edu.check_factorial(10)?;
+
+    for round in 0..ROUNDS {
+        // Another address each time: the map of the peer changes under the device.
+        let iova = IOVA + u64::from(round) * 0x3000;
+        if round > 0 {
+            device.map(&page, iova)?;
+        }
+        edu.interrupted(&mut page, iova, round, &mut |edu| {
+            msi.wait()?;
+            edu.acknowledge(IRQ_DMA)
+        })?;
+        device.unmap(iova)?;
+    }
+    Ok(format!("{} interrupts, one for each cause", ROUNDS + 1 + 2 * ROUNDS))
+}

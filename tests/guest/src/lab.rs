@@ -1,0 +1,161 @@
+//! All that tests share, and what each of them gets.
+
+use std::cell::{Cell, OnceCell};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::apt::Apt;
+use crate::binaries;
+use crate::cache::{Cache, Lock};
+use crate::guest::{Guest, Machine, Places};
+use crate::initramfs::{self, Files};
+use crate::qemu::{self, Qemu};
+use crate::server::Server;
+
+/// QEMU, the guest's files and the programs.
+#[derive(Debug)]
+pub struct Lab {
+    qemu: Qemu,
+    files: Files,
+    program: Vec<u8>,
+    vfu: OnceCell<PathBuf>,
+    out: PathBuf,
+}
+
+/// Whether [`setup`] has nothing to fetch.
+#[must_use]
+pub fn is_ready() -> bool {
+    let Ok(cache) = Cache::open() else { return false };
+    cache.ready("guest", initramfs::RECIPE).is_some()
+        && (cache.ready("qemu", qemu::RECIPE).is_some() || Qemu::installed().is_some())
+}
+
+/// Fetches and makes what is not in the cache yet.
+///
+/// # Errors
+///
+/// If something cannot be fetched, in words for the person who runs this.
+pub fn setup() -> Result<(Qemu, Files)> {
+    let cache = Cache::open()?;
+    let lock = cache.lock()?;
+    let mut apt = LazyApt { cache: &cache, apt: None };
+    let qemu = find_qemu(&cache, &lock, &mut apt)?;
+    let guest = cache.make(&lock, "guest", initramfs::RECIPE, |dir| {
+        initramfs::make(apt.get()?, dir).context("cannot make the guest")
+    })?;
+    // The lists would be out of date by the next time anyway.
+    crate::cache::remove(&cache.root().join("apt"))?;
+    Ok((qemu, Files::new(&guest)))
+}
+
+fn find_qemu(cache: &Cache, lock: &Lock, apt: &mut LazyApt<'_>) -> Result<Qemu> {
+    if let Some(qemu) = Qemu::installed() {
+        return Ok(qemu);
+    }
+    let dir = cache.make(lock, "qemu", qemu::RECIPE, |dir| {
+        qemu::make(apt.get()?, dir).context("cannot get QEMU")
+    })?;
+    Qemu::unpacked(&dir)
+}
+
+/// Asked for once, and only if something must be fetched.
+struct LazyApt<'a> {
+    cache: &'a Cache,
+    apt: Option<Apt>,
+}
+
+impl LazyApt<'_> {
+    fn get(&mut self) -> Result<&Apt> {
+        if self.apt.is_none() {
+            if let Some(why) = crate::check::why_not() {
+                bail!(why);
+            }
+            crate::say(format!("fetching lists of packages into {}", self.cache.root().display()));
+            let apt = Apt::new(&self.cache.root().join("apt"));
+            self.apt = Some(apt.context("cannot reach the Debian archive")?);
+        }
+        self.apt.as_ref().context("no apt")
+    }
+}
+
+impl Lab {
+    /// Sets up what is missing, and builds the program for the guest.
+    ///
+    /// # Errors
+    ///
+    /// As for [`setup`], and if the program does not build.
+    pub fn open() -> Result<Lab> {
+        let (qemu, files) = setup()?;
+        let program = binaries::guest_program()?;
+        let out = binaries::target_dir()?.join("guest-out");
+        Ok(Lab { qemu, files, program, vfu: OnceCell::new(), out })
+    }
+
+    /// An empty bench for one test.
+    ///
+    /// # Errors
+    ///
+    /// If its folders cannot be made.
+    pub fn bench(&self, name: &str) -> Result<Bench<'_>> {
+        let logs = self.out.join(name);
+        crate::cache::remove(&logs)?;
+        fs::create_dir_all(&logs)?;
+        // In the folder for temporary files: paths of sockets are limited to 107 bytes.
+        let scratch = TempDir::with_prefix("vfu-guest-")?;
+        Ok(Bench { lab: self, logs, scratch, boots: Cell::new(0) })
+    }
+
+    fn vfu(&self) -> Result<&Path> {
+        if self.vfu.get().is_none() {
+            let _ = self.vfu.set(binaries::vfu()?);
+        }
+        self.vfu.get().map(PathBuf::as_path).context("no vfu")
+    }
+}
+
+/// What one test works with.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    lab: &'a Lab,
+    logs: PathBuf,
+    scratch: TempDir,
+    boots: Cell<u32>,
+}
+
+impl Bench<'_> {
+    /// Starts `vfu serve DEVICE`; a second call for the same device takes the same path.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Server::start`].
+    pub fn serve(&self, device: &str) -> Result<Server> {
+        let socket = self.scratch.path().join(format!("{device}.sock"));
+        Server::start(self.lab.vfu()?, device, &socket, &self.logs.join(format!("{device}.log")))
+    }
+
+    /// Switches a machine on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Guest::start`].
+    pub fn boot(&self, machine: &Machine) -> Result<Guest> {
+        let lab = self.lab;
+        let number = self.boots.get() + 1;
+        self.boots.set(number);
+        let places = Places {
+            console: self.logs.join(format!("guest-{number}.log")),
+            qemu: self.logs.join(format!("qemu-{number}.log")),
+            scratch: self.scratch.path().to_path_buf(),
+        };
+        Guest::start(&lab.qemu, &lab.files, &lab.program, machine, &places)
+    }
+
+    /// Where the logs are.
+    #[must_use]
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+}
