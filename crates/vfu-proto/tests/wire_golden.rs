@@ -139,10 +139,7 @@ fn region_info() {
     // The first, short answer: no capabilities, no fd, but the size to ask again with.
     let mut short = Vec::new();
     assert!(!info.emit_for(32, &mut short));
-    assert_eq!(
-        short,
-        hex("50000000 07000000 01000000 00000000 0040000000000000 0000000000000000")
-    );
+    assert_eq!(short, hex("50000000 07000000 01000000 00000000 0040000000000000 0000000000000000"));
     let cut = RegionInfo { capabilities: Vec::new(), needed_argsz: Some(80), ..info.clone() };
     assert_eq!(RegionInfo::parse(&short), Ok(cut));
     for (argsz, complete) in [(79, false), (80, true), (u32::MAX, true)] {
@@ -210,10 +207,7 @@ fn dma_access() {
             data: &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
         }),
     );
-    reply(
-        "0000100000000000 0800000000000000",
-        Reply::DmaWrite(DmaWriteReply::new(0x100000, 8)),
-    );
+    reply("0000100000000000 0800000000000000", Reply::DmaWrite(DmaWriteReply::new(0x100000, 8)));
     request(
         "0000100000000000 0200000000000000 abcd",
         Request::DmaWrite(DmaWriteRequest { address: 0x100000, data: &[0xab, 0xcd] }),

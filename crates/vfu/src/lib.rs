@@ -1,5 +1,6 @@
 //! PCI devices as ordinary programs, over the vfio-user protocol.
 
+pub mod client;
 pub mod device;
 pub mod dma;
 mod handle;
@@ -10,6 +11,7 @@ pub mod server;
 mod shared;
 mod transport;
 
+pub use client::Client;
 pub use device::{Access, Device, DmaRange, Fault, Reset};
 pub use dma::{Dma, DmaError};
 pub use handle::Handle;

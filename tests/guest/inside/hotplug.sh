@@ -9,7 +9,8 @@ for time in first second; do
   guest-program edu "$D" clean || fail "the $time time: not clean"
   guest-program edu "$D" factorial || fail "the $time time: factorial"
   guest-program edu "$D" dma || fail "the $time time: DMA"
+  [ $time = first ] || break
   ask pull
-  await 30 no_device 0x1234:0x11e8 || fail "the $time time: the device does not go"
+  await 30 no_device 0x1234:0x11e8 || fail "the device does not go"
 done
 dmesg | grep pciehp

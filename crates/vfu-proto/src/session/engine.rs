@@ -77,6 +77,10 @@ pub struct Session<F> {
     requests: [Requests<F>; 2],
     commands: Commands<F>,
     counters: Counters,
+    /// Commands that have been executed, and whether one is being executed now: see
+    /// [`begin_command`](Session::begin_command).
+    executed: u64,
+    executing: bool,
     closed: Option<Closed>,
 }
 
@@ -90,6 +94,8 @@ impl<F> Session<F> {
             requests: Channel::ALL.map(Requests::new),
             commands: Commands::new(),
             counters: Counters::default(),
+            executed: 0,
+            executing: false,
             closed: None,
         }
     }
@@ -180,7 +186,7 @@ impl<F> Session<F> {
     }
 
     fn arrive_reply(&mut self, channel: Channel, message: Message<F>) -> Result<Arrival<F>, Closed> {
-        match self.requests[channel as usize].reply(message) {
+        match self.requests[channel as usize].reply(message, self.counters.commands) {
             Matched::Completed(ticket) => {
                 self.counters.replies += 1;
                 Ok(Arrival::Completed(ticket))
@@ -223,6 +229,26 @@ impl<F> Session<F> {
         self.commands.pop()
     }
 
+    /// As [`next_command`](Self::next_command), for a client that many threads use: nothing while
+    /// one of them executes a command, which then calls [`end_command`](Self::end_command).
+    ///
+    /// On a single socket a reply that came behind a command is not given to its asker before that
+    /// command has ended: a DMA_WRITE shows before the register read that follows it completes.
+    pub fn begin_command(&mut self) -> Option<Message<F>> {
+        if self.executing {
+            return None;
+        }
+        let message = self.commands.pop()?;
+        self.executing = true;
+        Some(message)
+    }
+
+    /// The command that [`begin_command`](Self::begin_command) gave has been executed.
+    pub fn end_command(&mut self) {
+        self.executing = false;
+        self.executed += 1;
+    }
+
     /// Commands that wait.
     pub fn queued(&self) -> usize {
         self.commands.len()
@@ -235,7 +261,9 @@ impl<F> Session<F> {
 
     /// What became of a request, once that is known. An outcome is given once.
     pub fn outcome(&mut self, ticket: Ticket) -> Option<Result<Message<F>, Abort>> {
-        self.requests[ticket.channel as usize].take(ticket)
+        let ordered = self.role == Role::Client && !self.twin && self.closed.is_none();
+        let executed = if ordered { self.executed } else { u64::MAX };
+        self.requests[ticket.channel as usize].take(ticket, executed)
     }
 
     /// Gives up a request whose outcome nobody wants any more.

@@ -70,8 +70,8 @@ struct Request<F> {
 enum State<F> {
     /// The reply may come any time.
     Waiting,
-    /// It came; the asker has not fetched it yet.
-    Done(Message<F>),
+    /// It came, after so many commands of the peer; the asker has not fetched it yet.
+    Done { reply: Message<F>, after: u64 },
     /// Given up, and the asker does not know yet. `owed`: the peer still owes the reply.
     Failed { why: Abort, owed: bool },
     /// Given up, the asker knows, and the peer still owes the reply.
@@ -134,8 +134,8 @@ impl<F> Requests<F> {
         Ticket { channel: self.channel, id, serial }
     }
 
-    /// Finds the asker of a reply.
-    pub(super) fn reply(&mut self, message: Message<F>) -> Matched<F> {
+    /// Finds the asker of a reply that came after so many commands of the peer.
+    pub(super) fn reply(&mut self, message: Message<F>, after: u64) -> Matched<F> {
         let id = message.header().id;
         let Some(request) = self.by_id.get_mut(&id) else { return Matched::Stray(message) };
         let ticket = Ticket { channel: self.channel, id, serial: request.serial };
@@ -143,7 +143,7 @@ impl<F> Requests<F> {
             State::Waiting => {
                 self.waiting -= 1;
                 if message.header().command == request.command.as_u16() {
-                    request.state = State::Done(message);
+                    request.state = State::Done { reply: message, after };
                 } else {
                     request.state = State::Failed { why: Abort::WrongCommand, owed: false };
                 }
@@ -159,12 +159,18 @@ impl<F> Requests<F> {
                 self.by_id.remove(&id);
                 Matched::Late(message)
             }
-            State::Done(_) | State::Failed { owed: false, .. } => Matched::Stray(message),
+            State::Done { .. } | State::Failed { owed: false, .. } => Matched::Stray(message),
         }
     }
 
     /// The outcome, once there is one; after that the ticket means nothing any more.
-    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Result<Message<F>, Abort>> {
+    ///
+    /// A reply is held back until the `executed` commands include all that came before it.
+    pub(super) fn take(
+        &mut self,
+        ticket: Ticket,
+        executed: u64,
+    ) -> Option<Result<Message<F>, Abort>> {
         let request = self.by_id.get_mut(&ticket.id).filter(|r| r.serial == ticket.serial)?;
         match request.state {
             State::Waiting | State::Zombie => None,
@@ -176,8 +182,9 @@ impl<F> Requests<F> {
                 self.by_id.remove(&ticket.id);
                 Some(Err(why))
             }
-            State::Done(_) => match self.by_id.remove(&ticket.id)?.state {
-                State::Done(message) => Some(Ok(message)),
+            State::Done { after, .. } if after > executed => None,
+            State::Done { .. } => match self.by_id.remove(&ticket.id)?.state {
+                State::Done { reply, .. } => Some(Ok(reply)),
                 _ => None,
             },
         }
@@ -209,7 +216,7 @@ impl<F> Requests<F> {
     /// Gives up one request: its asker does not want to know any more.
     pub(super) fn forget(&mut self, ticket: Ticket) {
         self.fail(Abort::Canceled, true, |r| r.serial == ticket.serial);
-        drop(self.take(ticket));
+        drop(self.take(ticket, u64::MAX));
     }
 
     /// Gives up what is about any address of `range`, or everything.

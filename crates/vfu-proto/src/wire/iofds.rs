@@ -190,6 +190,7 @@ impl IoFdsReply {
         for entry in table.chunks_exact(stride as usize) {
             entries.extend(IoFd::parse(entry, layout)?);
         }
+        let layout = if entries.is_empty() { IoFdLayout::Standard } else { layout };
         Ok(IoFdsReply { index, layout, entries, truncated: None })
     }
 

@@ -9,7 +9,7 @@ use vfu_proto::session::Ticket;
 use vfu_proto::wire::{Command, DmaReadReply, DmaReadRequest, DmaWriteReply, DmaWriteRequest};
 
 use super::DmaError;
-use crate::link::{About, Message};
+use crate::link::{About, Message, with_scratch};
 use crate::shared::Live;
 
 /// One transfer: who to ask, about which mapping.
@@ -57,9 +57,10 @@ impl Transfer<'_> {
 
     fn ask(&self, range: Range<usize>) -> Result<Option<Ticket>, DmaError> {
         let request = DmaReadRequest { address: self.at(range.start), count: range.len() as u64 };
-        let mut payload = Vec::with_capacity(16);
-        request.emit(&mut payload);
-        self.send(Command::DmaRead, range, &[IoSlice::new(&payload)])
+        with_scratch(|payload| {
+            request.emit(payload);
+            self.send(Command::DmaRead, range, &[IoSlice::new(payload)])
+        })
     }
 
     /// Writes `from`.
@@ -67,11 +68,12 @@ impl Transfer<'_> {
         let piece = self.live.write_piece();
         self.pipeline(from.len(), piece, self.live.write_window(), |step| match step {
             Step::Send(range) => {
-                let mut head = Vec::with_capacity(16);
-                let at = self.at(range.start);
-                DmaWriteRequest::emit_head(at, range.len() as u64, &mut head);
-                let data = &from[range.clone()];
-                self.send(Command::DmaWrite, range, &[IoSlice::new(&head), IoSlice::new(data)])
+                let (at, data) = (self.at(range.start), &from[range.clone()]);
+                with_scratch(|head| {
+                    DmaWriteRequest::emit_head(at, data.len() as u64, head);
+                    let payload = [IoSlice::new(head), IoSlice::new(data)];
+                    self.send(Command::DmaWrite, range, &payload)
+                })
             }
             Step::Finish(range, reply) => {
                 check_write(&reply, self.at(range.start), range.len())?;

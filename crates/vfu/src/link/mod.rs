@@ -15,6 +15,7 @@
 //! Locks, in the order in which they may be taken: an outbox, then the state.
 
 mod outbox;
+mod scratch;
 mod wait;
 mod wake;
 
@@ -33,6 +34,7 @@ use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 use crate::transport::Socket;
 use outbox::Outbox;
 use wait::Ended;
+pub(crate) use scratch::with_scratch;
 pub(crate) use wake::Wake;
 
 /// A message with the descriptors that came with it.
@@ -58,6 +60,15 @@ pub(crate) enum RequestError {
     NotStarted(#[from] Start),
     #[error("what the request is about has gone")]
     Retired,
+}
+
+/// What came while waiting for a reply.
+#[derive(Debug)]
+pub(crate) enum Waited {
+    /// A command of the peer, to be executed.
+    Command(Message),
+    /// The reply, or why there is none.
+    Outcome(Result<Message, RequestError>),
 }
 
 /// One session and its sockets.
@@ -159,6 +170,10 @@ impl Link {
 
     pub(crate) fn counters(&self) -> Counters {
         self.lock().session.counters()
+    }
+
+    pub(crate) fn handshake_timeout(&self) -> Option<Duration> {
+        self.lock().session.limits().handshake_timeout
     }
 
     /// Why the session has ended, if it has.
@@ -299,6 +314,40 @@ impl Link {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(Abort::Closed.into()),
         }
+    }
+
+    /// Waits for the reply to a request, or for a command of the peer to be executed meanwhile.
+    /// Commands that came before the reply come first. One thread executes at a time: it calls
+    /// [`end_command`](Self::end_command).
+    pub(crate) fn outcome_or_command(&self, ticket: Ticket) -> Waited {
+        let waited = self.wait(None, |session| match session.begin_command() {
+            Some(command) => Some(Waited::Command(command)),
+            None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
+        });
+        waited.unwrap_or(Waited::Outcome(Err(Abort::Closed.into())))
+    }
+
+    /// Waits for a command of the peer, as [`outcome_or_command`](Self::outcome_or_command) does.
+    pub(crate) fn begin_command(&self) -> Result<Message, Closed> {
+        self.wait(None, Session::begin_command).map_err(|ended| match ended {
+            Ended::Closed(why) => why,
+            Ended::TimedOut => Closed::Limit("timed out"),
+        })
+    }
+
+    /// A command if one is here already.
+    pub(crate) fn try_begin_command(&self) -> Option<Message> {
+        self.sort(self.lock()).session.begin_command()
+    }
+
+    /// The command has been executed.
+    pub(crate) fn end_command(&self, done: Message) {
+        let mut state = self.lock();
+        state.session.end_command();
+        if let Some(framer) = &mut state.framers[0] {
+            framer.recycle(done);
+        }
+        self.wake_sleepers(&state);
     }
 
     /// The next command of the peer; waits for it.

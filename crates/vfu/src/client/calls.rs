@@ -1,0 +1,361 @@
+//! The requests, one method each.
+
+use std::io::IoSlice;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use vfu_proto::wire::{
+    Command, DeviceInfo, DeviceInfoRequest, DmaMap, DmaMapFlags, DmaUnmapRequest, IoFdsReply,
+    IoFdsRequest, IrqAction, IrqData, IrqInfo, IrqInfoRequest, RegionInfo, RegionInfoRequest,
+    RegionReadReply, RegionReadRequest, RegionWriteRequest, Reply, Request, SetIrqs, UnmapWhat,
+    WriteEntry, WriteMulti,
+};
+
+use super::regions::{RegionDetails, details};
+use super::service;
+use super::{Client, ClientError, Memory};
+use crate::irq::IrqIndex;
+use crate::link::{About, Message, RequestError, Waited, with_scratch};
+
+/// The most that the description of a region may take, in bytes.
+const MAX_REGION_INFO: u32 = 64 << 10;
+
+impl Client {
+    /// What the device is (DEVICE_GET_INFO).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn device_info(&self) -> Result<DeviceInfo, ClientError> {
+        let request = Request::DeviceGetInfo(DeviceInfoRequest::new());
+        let reply = self.call(&request, &[])?;
+        self.parse(Command::DeviceGetInfo, &reply, |reply| match reply {
+            Reply::DeviceGetInfo(info) => Some(info),
+            _ => None,
+        })
+    }
+
+    /// What a region is (DEVICE_GET_REGION_INFO).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn region_info(&self, index: u32) -> Result<RegionDetails, ClientError> {
+        let (info, fds) = self.region_info_once(index, RegionInfoRequest::MIN_ARGSZ)?;
+        let Some(needed) = info.needed_argsz else { return Ok(details(info, fds)) };
+        let command = Command::DeviceGetRegionInfo;
+        if needed > MAX_REGION_INFO {
+            return Err(ClientError::Malformed { command, why: "the description is too long" });
+        }
+        let (info, fds) = self.region_info_once(index, needed)?;
+        if info.needed_argsz.is_some() {
+            return Err(ClientError::Malformed { command, why: "the description keeps growing" });
+        }
+        Ok(details(info, fds))
+    }
+
+    fn region_info_once(
+        &self,
+        index: u32,
+        argsz: u32,
+    ) -> Result<(RegionInfo, Vec<OwnedFd>), ClientError> {
+        let request = Request::DeviceGetRegionInfo(RegionInfoRequest { argsz, index });
+        let mut reply = self.call(&request, &[])?;
+        let fds = std::mem::take(&mut reply.fds);
+        let info = self.parse(Command::DeviceGetRegionInfo, &reply, |reply| match reply {
+            Reply::DeviceGetRegionInfo(info) if info.index == index => Some(info),
+            _ => None,
+        })?;
+        Ok((info, fds))
+    }
+
+    /// The descriptors that stand for pieces of a region (DEVICE_GET_REGION_IO_FDS).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn region_io_fds(&self, index: u32) -> Result<(IoFdsReply, Vec<OwnedFd>), ClientError> {
+        let request = Request::DeviceGetRegionIoFds(IoFdsRequest { argsz: 4096, index });
+        let mut reply = self.call(&request, &[])?;
+        let fds = std::mem::take(&mut reply.fds);
+        let list = self.parse(Command::DeviceGetRegionIoFds, &reply, |reply| match reply {
+            Reply::DeviceGetRegionIoFds(list) => Some(list),
+            _ => None,
+        })?;
+        Ok((list, fds))
+    }
+
+    /// How many vectors an interrupt type has, and what can be done with it (DEVICE_GET_IRQ_INFO).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn irq_info(&self, index: IrqIndex) -> Result<IrqInfo, ClientError> {
+        let request = Request::DeviceGetIrqInfo(IrqInfoRequest::new(index as u32));
+        let reply = self.call(&request, &[])?;
+        self.parse(Command::DeviceGetIrqInfo, &reply, |reply| match reply {
+            Reply::DeviceGetIrqInfo(info) => Some(info),
+            _ => None,
+        })
+    }
+
+    /// Arranges interrupts (DEVICE_SET_IRQS).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn set_irqs(&self, request: SetIrqs<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
+        self.call(&Request::DeviceSetIrqs(request), fds).map(|reply| self.recycle(reply))
+    }
+
+    /// Has vectors signalled on eventfds, the first on vector `start`. In as many messages as the
+    /// server's `max_msg_fds` needs.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn assign_irqs(
+        &self,
+        index: IrqIndex,
+        start: u32,
+        eventfds: &[BorrowedFd<'_>],
+    ) -> Result<(), ClientError> {
+        let most = self.inner.server.max_msg_fds.unwrap_or(1).clamp(1, 253) as usize;
+        let mut start = start;
+        for fds in eventfds.chunks(most) {
+            let count = fds.len() as u32;
+            let (action, data) = (IrqAction::Trigger, IrqData::EventFd);
+            self.set_irqs(SetIrqs { index: index as u32, start, count, action, data }, fds)?;
+            start += count;
+        }
+        Ok(())
+    }
+
+    /// Takes all eventfds of a type away.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn disable_irqs(&self, index: IrqIndex) -> Result<(), ClientError> {
+        let (action, data) = (IrqAction::Trigger, IrqData::None);
+        self.set_irqs(SetIrqs { index: index as u32, start: 0, count: 0, action, data }, &[])
+    }
+
+    /// Unmasks vectors; for the pin, this is also the end of an interrupt.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn unmask_irqs(&self, index: IrqIndex, start: u32, count: u32) -> Result<(), ClientError> {
+        let (action, data) = (IrqAction::Unmask, IrqData::None);
+        self.set_irqs(SetIrqs { index: index as u32, start, count, action, data }, &[])
+    }
+
+    /// Masks vectors.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn mask_irqs(&self, index: IrqIndex, start: u32, count: u32) -> Result<(), ClientError> {
+        let (action, data) = (IrqAction::Mask, IrqData::None);
+        self.set_irqs(SetIrqs { index: index as u32, start, count, action, data }, &[])
+    }
+
+    /// Reads from a region (REGION_READ), in as many messages as it takes.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `to` may then be filled in part.
+    pub fn region_read(&self, region: u32, offset: u64, to: &mut [u8]) -> Result<(), ClientError> {
+        let command = Command::RegionRead;
+        let mut at = offset;
+        for piece in to.chunks_mut(self.inner.max_transfer) {
+            let count = piece.len() as u32;
+            let request = RegionReadRequest { offset: at, region, count };
+            let reply = self.call(&Request::RegionRead(request), &[])?;
+            let parsed = RegionReadReply::parse(reply.payload())
+                .map_err(|_| ClientError::Malformed { command, why: "cut short" })?;
+            if (parsed.offset, parsed.region) != (at, region) {
+                return Err(ClientError::Malformed { command, why: "another place" });
+            }
+            if parsed.data.len() != piece.len() {
+                return Err(ClientError::Malformed { command, why: "another length" });
+            }
+            piece.copy_from_slice(parsed.data);
+            self.recycle(reply);
+            at = at.wrapping_add(u64::from(count));
+        }
+        Ok(())
+    }
+
+    /// Writes to a region (REGION_WRITE), in as many messages as it takes.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a part may have been written.
+    pub fn region_write(&self, region: u32, offset: u64, from: &[u8]) -> Result<(), ClientError> {
+        let mut at = offset;
+        for data in from.chunks(self.inner.max_transfer) {
+            let request = RegionWriteRequest { offset: at, region, data };
+            let reply = self.call(&Request::RegionWrite(request), &[])?;
+            self.parse(Command::RegionWrite, &reply, |reply| match reply {
+                Reply::RegionWrite(reply) => {
+                    (reply.count as usize == data.len() && reply.offset == at).then_some(())
+                }
+                _ => None,
+            })?;
+            self.recycle(reply);
+            at = at.wrapping_add(data.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes to a region without waiting (REGION_WRITE with NO_REPLY), as a CPU's posted write. A
+    /// later read of the same client sees it done. Waits only if too much is unsent.
+    ///
+    /// # Errors
+    /// The session has ended. What the device makes of it is never known.
+    pub fn region_write_posted(
+        &self,
+        region: u32,
+        offset: u64,
+        from: &[u8],
+    ) -> Result<(), ClientError> {
+        let mut at = offset;
+        for data in from.chunks(self.inner.max_transfer) {
+            self.post(&Request::RegionWrite(RegionWriteRequest { offset: at, region, data }))?;
+            at = at.wrapping_add(data.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Several small writes in one message (REGION_WRITE_MULTI), if the server agreed to
+    /// `write_multiple`. Gives how many were done.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn region_write_multi(&self, writes: &[WriteEntry]) -> Result<u64, ClientError> {
+        if self.inner.server.write_multiple != Some(true) {
+            return Err(ClientError::Invalid("the server has not agreed to write_multiple"));
+        }
+        let reply = self.call(&Request::RegionWriteMulti(WriteMulti::new(writes)), &[])?;
+        self.parse(Command::RegionWriteMulti, &reply, |reply| match reply {
+            Reply::RegionWriteMulti(reply) => Some(reply.count),
+            _ => None,
+        })
+    }
+
+    /// Lets the device reach `size` bytes from `address` (DMA_MAP).
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `EEXIST` if it overlaps another mapping.
+    pub fn dma_map(
+        &self,
+        address: u64,
+        size: u64,
+        flags: DmaMapFlags,
+        memory: Memory<'_>,
+    ) -> Result<(), ClientError> {
+        let (fd, offset) = match &memory {
+            Memory::File(fd, offset) => (Some(*fd), *offset),
+            Memory::Messages(_) | Memory::Nothing => (None, 0),
+        };
+        if matches!(memory, Memory::Messages(_)) {
+            self.start_service()?;
+        }
+        // The server may use it before we see its reply.
+        self.inner.maps.insert(address, size, flags, &memory);
+        let request = Request::DmaMap(DmaMap { flags, offset, address, size });
+        let result = self.call(&request, fd.as_slice());
+        if result.is_err() {
+            self.inner.maps.remove(address);
+        }
+        result.map(|reply| self.recycle(reply))
+    }
+
+    fn start_service(&self) -> Result<(), ClientError> {
+        if !self.inner.maps.first_service() {
+            return Ok(());
+        }
+        let inner = &self.inner;
+        service::spawn(inner.link.clone(), inner.maps.clone(), inner.max_transfer)
+            .map_err(|source| ClientError::System { what: "can't start a thread for DMA", source })
+    }
+
+    /// Takes a mapping back (DMA_UNMAP). Gives the bytes that were unmapped: 0 if there was none.
+    ///
+    /// Until this succeeds the server may still reach the memory.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `ENOENT` if the range is a part of a mapping, or more than one.
+    pub fn dma_unmap(&self, address: u64, size: u64) -> Result<u64, ClientError> {
+        let unmapped = self.unmap(UnmapWhat::Range { address, size })?;
+        self.inner.maps.remove(address);
+        Ok(unmapped)
+    }
+
+    /// Takes all mappings back.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn dma_unmap_all(&self) -> Result<(), ClientError> {
+        self.unmap(UnmapWhat::All)?;
+        self.inner.maps.clear();
+        Ok(())
+    }
+
+    fn unmap(&self, what: UnmapWhat) -> Result<u64, ClientError> {
+        let reply = self.call(&Request::DmaUnmap(DmaUnmapRequest::new(what)), &[])?;
+        self.parse(Command::DmaUnmap, &reply, |reply| match reply {
+            Reply::DmaUnmap(reply) => Some(reply.size),
+            _ => None,
+        })
+    }
+
+    /// Puts the device back to its state at power-on (DEVICE_RESET).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn reset(&self) -> Result<(), ClientError> {
+        self.call(&Request::DeviceReset, &[]).map(|reply| self.recycle(reply))
+    }
+
+    /// Sends a request and waits for its reply; serves the server's commands meanwhile.
+    fn call(&self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Result<Message, ClientError> {
+        let command = request.command();
+        let failed = |e: RequestError| ClientError::from_request(command, e);
+        let inner = &self.inner;
+        let ticket = with_scratch(|payload| {
+            request.emit(payload);
+            inner.link.request(command, &[IoSlice::new(payload)], fds, About::default())
+        });
+        let ticket = ticket.map_err(failed)?;
+        loop {
+            match inner.link.outcome_or_command(ticket) {
+                Waited::Command(mut command) => {
+                    service::serve(&inner.link, &inner.maps, inner.max_transfer, &mut command);
+                    inner.link.end_command(command);
+                }
+                Waited::Outcome(outcome) => {
+                    let reply = outcome.map_err(failed)?;
+                    if reply.header().is_error() {
+                        return Err(ClientError::Refused { command, errno: reply.header().errno() });
+                    }
+                    return Ok(reply);
+                }
+            }
+        }
+    }
+
+    fn post(&self, request: &Request<'_>) -> Result<(), ClientError> {
+        let command = request.command();
+        with_scratch(|payload| {
+            request.emit(payload);
+            self.inner.link.post(command, &[IoSlice::new(payload)])
+        })
+        .map_err(|e| ClientError::from_request(command, e))
+    }
+
+    fn parse<T>(
+        &self,
+        command: Command,
+        reply: &Message,
+        pick: impl FnOnce(Reply<'_>) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        let parsed = Reply::parse(command, reply.payload());
+        let parsed = parsed.map_err(|_| ClientError::Malformed { command, why: "bad payload" })?;
+        pick(parsed).ok_or(ClientError::Malformed { command, why: "not what was asked for" })
+    }
+
+    fn recycle(&self, reply: Message) {
+        self.inner.link.recycle(Some(reply));
+    }
+}

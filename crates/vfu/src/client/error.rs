@@ -1,0 +1,74 @@
+//! Why a request of a client failed.
+
+use vfu_proto::session::{Abort, Closed, Start};
+use vfu_proto::wire::{Command, Errno};
+
+use crate::link::RequestError;
+use crate::transport::ListenError;
+
+/// Why a request of a client failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody serves there, or the path can't be reached.
+    #[error("can't connect: {0}")]
+    Connect(#[source] ListenError),
+    /// The session can't begin.
+    #[error("VERSION failed: the server {0}")]
+    Handshake(&'static str),
+    /// The server refused.
+    #[error("the server refused {}: {errno}", command.name())]
+    Refused {
+        /// What was asked.
+        command: Command,
+        /// Why it was refused.
+        errno: Errno,
+    },
+    /// The server did not answer in time. Its answer will be ignored when it comes.
+    #[error("the server did not answer {} in time", .0.name())]
+    TimedOut(Command),
+    /// The server's answer does not fit the request.
+    #[error("the server's answer to {} makes no sense: {why}", command.name())]
+    Malformed {
+        /// What was asked.
+        command: Command,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The session has ended.
+    #[error("the session has ended")]
+    Closed,
+    /// The request itself is not possible.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The system refused something that we need.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl ClientError {
+    pub(super) fn from_request(command: Command, e: RequestError) -> Self {
+        match e {
+            RequestError::Aborted(Abort::TimedOut) => ClientError::TimedOut(command),
+            RequestError::Aborted(Abort::WrongCommand) => {
+                ClientError::Malformed { command, why: "it answers another command" }
+            }
+            RequestError::Aborted(Abort::Canceled | Abort::Closed)
+            | RequestError::NotStarted(Start::Closed | Start::Full)
+            | RequestError::Retired => ClientError::Closed,
+        }
+    }
+
+    /// The error of a session that ended in VERSION.
+    pub(super) fn from_closed(why: &Closed) -> Self {
+        ClientError::Handshake(match why {
+            Closed::Disconnected => "disconnected",
+            Closed::Limit(why) | Closed::Protocol(why) => why,
+            _ => "sent a broken message",
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! VERSION, from the client's side (specification, "VFIO_USER_VERSION").
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, OwnedFd};
+
+use vfu_proto::session::Closed;
+use vfu_proto::wire::{
+    Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, TwinSocket, Version,
+};
+
+use super::{ClientBuilder, ClientError};
+use crate::link::{About, Link};
+use crate::transport::is_listening;
+
+const MINOR: u16 = 1;
+/// Descriptors that we take with one message.
+const MAX_FDS: u32 = 16;
+
+/// What both sides agreed on.
+#[derive(Debug)]
+pub(super) struct Agreed {
+    pub(super) server: Capabilities,
+    pub(super) max_transfer: usize,
+}
+
+/// Proposes a session. If the server's answer can't be accepted the connection is closed.
+pub(super) fn propose(link: &Link, settings: &ClientBuilder) -> Result<Agreed, ClientError> {
+    let proposed = settings.capabilities.clone().unwrap_or_else(|| defaults(settings));
+    let mut payload = Vec::with_capacity(256);
+    Version::new(0, MINOR, proposed.clone()).emit(&mut payload);
+    let about = About { timeout: link.handshake_timeout(), ..About::default() };
+    let failed = |e| ClientError::from_request(Command::Version, e);
+    let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about);
+    let outcome = link.outcome(ticket.map_err(failed)?);
+    if let Some(why) = link.closed().filter(|_| outcome.is_err()) {
+        return Err(ClientError::from_closed(&why));
+    }
+    let mut reply = outcome.map_err(failed)?;
+    let refuse = |why: &'static str| {
+        link.close(Closed::Protocol(why));
+        ClientError::Handshake(why)
+    };
+    if reply.header().is_error() {
+        link.close(Closed::Protocol("refused VERSION"));
+        return Err(ClientError::Refused {
+            command: Command::Version,
+            errno: reply.header().errno(),
+        });
+    }
+    let fds = std::mem::take(&mut reply.fds);
+    let version = Version::parse(reply.payload());
+    let version = version.map_err(|_| refuse("sent a malformed VERSION"))?;
+    if version.major != 0 || version.minor > MINOR {
+        return Err(refuse("speaks another version"));
+    }
+    match twin(&proposed, &version.caps, fds) {
+        Ok(Some(socket)) => link.add_twin(socket),
+        Ok(None) => {}
+        Err(why) => return Err(refuse(why)),
+    }
+    let theirs = version.caps.max_data_xfer_size.unwrap_or(DEFAULT_MAX_DATA_XFER_SIZE);
+    let ours = proposed.max_data_xfer_size.unwrap_or(DEFAULT_MAX_DATA_XFER_SIZE);
+    Ok(Agreed { max_transfer: theirs.min(ours) as usize, server: version.caps })
+}
+
+fn defaults(settings: &ClientBuilder) -> Capabilities {
+    Capabilities {
+        max_msg_fds: Some(MAX_FDS),
+        max_data_xfer_size: Some(settings.max_transfer),
+        max_dma_maps: Some(65535),
+        pgsizes: Some(4096),
+        twin_socket: settings
+            .twin_socket
+            .then_some(TwinSocket { supported: true, fd_index: None }),
+        write_multiple: Some(true),
+        ..Capabilities::default()
+    }
+}
+
+/// Our end of the twin socket, if the server made one. Descriptors that are not it are closed.
+fn twin(
+    proposed: &Capabilities,
+    server: &Capabilities,
+    mut fds: Vec<OwnedFd>,
+) -> Result<Option<OwnedFd>, &'static str> {
+    let offered = proposed.twin_socket.as_ref().is_some_and(|t| t.supported);
+    let agreed = server.twin_socket.as_ref().filter(|t| t.supported);
+    let Some(agreed) = agreed else {
+        return if fds.is_empty() { Ok(None) } else { Err("sent file descriptors unasked") };
+    };
+    if !offered {
+        return Err("has a twin socket that was not asked for");
+    }
+    let index = agreed.fd_index.and_then(|i| usize::try_from(i).ok());
+    let index = index.filter(|i| *i < fds.len()).ok_or("did not send its twin socket")?;
+    let socket = fds.swap_remove(index);
+    match is_listening(socket.as_fd()) {
+        Ok(false) => Ok(Some(socket)),
+        _ => Err("sent a twin socket that is none"),
+    }
+}

@@ -1,0 +1,143 @@
+//! The client's memory, as it was announced to the server.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use vfu_proto::wire::{DmaMapFlags, Errno};
+
+/// Memory that the server reaches by DMA_READ and DMA_WRITE messages.
+///
+/// Called from whatever thread reads the session's sockets at the moment. It must not call the
+/// same [`Client`](super::Client): nobody would read the reply.
+pub trait DmaMemory: Send + Sync {
+    /// Fills `to` with what is at `address`, the device's address.
+    ///
+    /// # Errors
+    /// The errno that the server gets.
+    fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Errno>;
+
+    /// Stores `from` at `address`.
+    ///
+    /// # Errors
+    /// The errno that the server gets.
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), Errno>;
+}
+
+/// How the server reaches memory that is mapped for it.
+#[derive(Clone)]
+pub enum Memory<'a> {
+    /// Directly, in a file that is shared with it, from an offset in bytes. The server can reach
+    /// all of the file from then on, for as long as it likes.
+    File(BorrowedFd<'a>, u64),
+    /// By messages, each of which is checked.
+    Messages(Arc<dyn DmaMemory>),
+    /// Not at all: its messages are refused. What a VMM does for ranges without memory.
+    Nothing,
+}
+
+impl fmt::Debug for Memory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Memory::File(..) => "File",
+            Memory::Messages(_) => "Messages",
+            Memory::Nothing => "Nothing",
+        })
+    }
+}
+
+/// What was announced and not taken back.
+#[derive(Default)]
+pub(super) struct Maps {
+    by_address: RwLock<BTreeMap<u64, Map>>,
+    /// A thread serves messages.
+    served: AtomicBool,
+}
+
+struct Map {
+    size: u64,
+    flags: DmaMapFlags,
+    memory: Option<Arc<dyn DmaMemory>>,
+}
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Maps")
+    }
+}
+
+impl Maps {
+    /// True the first time.
+    pub(super) fn first_service(&self) -> bool {
+        !self.served.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn insert(&self, address: u64, size: u64, flags: DmaMapFlags, memory: &Memory<'_>) {
+        let memory = match memory {
+            Memory::Messages(memory) => Some(memory.clone()),
+            Memory::File(..) | Memory::Nothing => None,
+        };
+        let mut maps = self.by_address.write().unwrap_or_else(PoisonError::into_inner);
+        maps.insert(address, Map { size, flags, memory });
+    }
+
+    pub(super) fn remove(&self, address: u64) {
+        self.by_address.write().unwrap_or_else(PoisonError::into_inner).remove(&address);
+    }
+
+    pub(super) fn clear(&self) {
+        self.by_address.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Serves a DMA_READ: `EFAULT` where nothing is mapped, `EPERM` where it is not allowed.
+    pub(super) fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Errno> {
+        let mut done = 0;
+        for (at, len, memory) in self.pieces(address, to.len(), DmaMapFlags::READ)? {
+            memory.read(at, &mut to[done..done + len])?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Serves a DMA_WRITE; as [`read`](Self::read).
+    pub(super) fn write(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
+        let mut done = 0;
+        for (at, len, memory) in self.pieces(address, from.len(), DmaMapFlags::WRITE)? {
+            memory.write(at, &from[done..done + len])?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// The maps that the range lies in, checked as a whole before a byte moves.
+    fn pieces(
+        &self,
+        address: u64,
+        len: usize,
+        need: DmaMapFlags,
+    ) -> Result<Vec<(u64, usize, Arc<dyn DmaMemory>)>, Errno> {
+        let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
+        let mut pieces = Vec::new();
+        let (mut at, mut left) = (address, len as u64);
+        while left > 0 {
+            let (start, map) = maps.range(..=at).next_back().ok_or(Errno::EFAULT)?;
+            let offset = at - start;
+            if offset >= map.size {
+                return Err(Errno::EFAULT);
+            }
+            if !map.flags.contains(need) {
+                return Err(Errno::EPERM);
+            }
+            let memory = map.memory.clone().ok_or(Errno::EFAULT)?;
+            let here = left.min(map.size - offset);
+            pieces.push((at, here as usize, memory));
+            left -= here;
+            if left > 0 {
+                at = at.checked_add(here).ok_or(Errno::EFAULT)?;
+            }
+        }
+        Ok(pieces)
+    }
+}

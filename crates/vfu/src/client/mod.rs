@@ -1,0 +1,107 @@
+//! The side that has the memory and drives the device.
+
+mod builder;
+mod calls;
+mod error;
+mod handshake;
+mod memory;
+mod regions;
+mod service;
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use vfu_proto::session::{Closed, Counters};
+use vfu_proto::wire::{Capabilities, DmaMapFlags};
+
+use crate::link::Link;
+
+pub use builder::ClientBuilder;
+pub use error::ClientError;
+pub use memory::{DmaMemory, Memory};
+pub use regions::{RegionDetails, RegionMmap};
+
+use memory::Maps;
+
+/// What most memory of a client is: the device may read it and write it.
+pub const READ_WRITE: DmaMapFlags = DmaMapFlags::READ.union(DmaMapFlags::WRITE);
+
+/// A connection to a device.
+///
+/// Clone it to use it from many threads at once: requests are pipelined, and each thread gets its
+/// own replies. There is no thread behind it unless memory is served by messages
+/// ([`Memory::Messages`]): whoever waits for a reply reads for all.
+///
+/// The last clone that is dropped ends the session.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    link: Arc<Link>,
+    maps: Arc<Maps>,
+    server: Capabilities,
+    /// The most data that a message to or from the server may carry, in bytes.
+    max_transfer: usize,
+}
+
+impl Client {
+    /// Connects to the device that is served at `path`, with default settings.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn connect(path: impl AsRef<Path>) -> Result<Client, ClientError> {
+        Client::builder().connect(path)
+    }
+
+    /// Settings for a connection.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// What the server said of itself in VERSION.
+    pub fn server_capabilities(&self) -> &Capabilities {
+        &self.inner.server
+    }
+
+    /// Whether DMA messages have a socket of their own.
+    pub fn has_twin_socket(&self) -> bool {
+        self.inner.link.has_twin()
+    }
+
+    /// The most data, in bytes, that one message carries. Longer accesses are split.
+    pub fn max_transfer(&self) -> usize {
+        self.inner.max_transfer
+    }
+
+    /// What happened in the session so far.
+    pub fn counters(&self) -> Counters {
+        self.inner.link.counters()
+    }
+
+    /// Ends the session: requests that wait end with [`ClientError::Closed`].
+    pub fn close(&self) {
+        self.inner.link.close(Closed::Stopped);
+    }
+
+    /// Why the session has ended, if it has.
+    pub fn closed(&self) -> Option<Closed> {
+        self.inner.link.closed()
+    }
+
+    /// The sockets of the session: the main one, and the twin if there is one.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        use std::os::fd::AsFd;
+        let link = &self.inner.link;
+        [Some(link.main()), link.twin()].into_iter().flatten().map(|s| s.as_fd())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.link.close(Closed::Stopped);
+    }
+}
