@@ -1,2 +1,62 @@
 //! The vfu command.
-fn main() {}
+
+mod completions;
+mod exit;
+mod fd;
+mod log;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const ABOUT: &str = "PCI devices as ordinary programs, over the vfio-user protocol";
+
+const LONG_ABOUT: &str = "\
+PCI devices as ordinary programs, over the vfio-user protocol.
+
+`vfu serve` is a device at a UNIX socket. A virtual machine monitor such as QEMU, or any other \
+vfio-user client, connects to it and has a PCI device.";
+
+const AFTER_LONG_HELP: &str = "\
+Exit codes:
+  0  ended as asked
+  1  failed
+  2  wrong usage: an argument is unknown, missing or not possible
+  3  the socket can't be had: in use, not a socket, not allowed, ...
+  4  the peer at the socket is missing, or does not speak vfio-user as it should
+
+Environment:
+  RUST_LOG  what is logged to standard error, such as `debug` or `vfu=trace,warn`; goes before -v";
+
+#[derive(Debug, Parser)]
+#[command(name = "vfu", version, about = ABOUT, long_about = LONG_ABOUT)]
+#[command(after_long_help = AFTER_LONG_HELP, propagate_version = true)]
+struct Cli {
+    /// Log more to standard error: -v what happens, -vv details, -vvv every access
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// One module each, with its arguments and what it does.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log::start(cli.verbose);
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Completions(args) => completions::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("vfu: {error:#}");
+        exit::code_of(&error)
+    })
+}

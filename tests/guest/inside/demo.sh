@@ -17,7 +17,7 @@ done
 say
 say "idio16, whose inputs are wired to its outputs:"
 chip=gpiochip0
-state() { gpioget -c $chip --numeric 3 19 | (read -r o i; echo "OUT3=$o IIN3=$i"); }
+state() { gpioget -c $chip --as-is --numeric 3 19 | (read -r o i; echo "OUT3=$o IIN3=$i"); }
 say "  $(gpiodetect)"
 say "  before                     $(state)"
 gpioset -t0 -c $chip 3=1 || fail gpioset

@@ -60,8 +60,10 @@ impl Apt {
             ("Dir::Etc::preferences", "preferences"),
             ("Dir::Etc::preferencesparts", "preferences.d"),
             ("Dir::State", "state"),
+            ("Dir::State::lists", "state/lists"),
             ("Dir::State::status", "status"),
             ("Dir::Cache", "cache"),
+            ("Dir::Cache::archives", "cache/archives"),
         ] {
             let _ = writeln!(text, "{key} \"{}\";", self.dir.join(path).display());
         }

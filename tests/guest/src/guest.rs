@@ -179,6 +179,8 @@ impl Guest {
             Some(status) => bail!("QEMU ended at once: {status}{}", words(&places.qemu)),
             None => Ok(()),
         })?;
+        // QEMU has read it. It is large, and nobody would remove it after an interrupt.
+        fs::remove_file(&initramfs)?;
         let patience = machine.deadline;
         let deadline = Instant::now() + patience;
         let aloud = machine.aloud;

@@ -308,14 +308,17 @@ impl<F> Session<F> {
         }
     }
 
-    /// Ends the session, once: every request ends with [`Abort::Closed`], commands that wait are
-    /// dropped. Returns why it ended, which is the first reason that was given.
+    /// Ends the session, once: every request ends with [`Abort::Closed`]. Commands that wait are
+    /// dropped, unless the peer just left: what it had asked for before is still done. Returns why
+    /// the session ended, which is the first reason that was given.
     pub fn close(&mut self, why: Closed) -> Closed {
         if let Some(first) = &self.closed {
             return first.clone();
         }
         self.requests.iter_mut().for_each(Requests::close);
-        self.commands.clear();
+        if why != Closed::Disconnected {
+            self.commands.clear();
+        }
         self.closed = Some(why.clone());
         why
     }

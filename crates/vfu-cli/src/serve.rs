@@ -1,0 +1,176 @@
+//! `vfu serve`: a device at a socket, until a signal ends it.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+use tracing::info;
+use vfu::server::{Bound, BuildError, Stopper};
+use vfu::{Limits, ListenError, Server};
+use vfu_devices::{Model, Options};
+
+use crate::exit::Exit;
+use crate::fd::take_inherited;
+
+const EXAMPLES: &str = "\
+Examples:
+  A device for QEMU (10.1 or newer), whose RAM the device reaches directly since it is shared:
+
+    vfu serve edu --socket-path /tmp/edu.sock &
+    qemu-system-x86_64 -machine q35,memory-backend=ram -m 1G \\
+      -object memory-backend-memfd,id=ram,size=1G,share=on \\
+      -device '{\"driver\":\"vfio-user-pci\",
+                \"socket\":{\"type\":\"unix\",\"path\":\"/tmp/edu.sock\"}}' ...
+
+  Without memory-backend-memfd,share=on it works too, but all DMA is sent in messages.
+
+  A device that a service manager or a test starts, with a socket that it has opened:
+
+    vfu serve idio16 --fd 3
+
+When the device can be connected to, a line `listening on ...` is printed to standard error. It
+serves one client at a time, and the next one after that. SIGTERM and SIGINT end it and remove the
+socket; a second signal ends it at once.";
+
+/// Serve a device to vfio-user clients, one after the other
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The device
+    #[arg(required_unless_present = "list", value_parser = model_parser())]
+    model: Option<Model>,
+
+    /// List the devices and end
+    #[arg(long, exclusive = true)]
+    list: bool,
+
+    /// Listen on a new UNIX socket at this path
+    ///
+    /// At most 107 bytes. A socket file that nobody listens on any more is replaced; a socket in
+    /// use, or any other file, is left alone.
+    #[arg(long, short = 's', value_name = "PATH", group = "where")]
+    #[arg(required_unless_present_any = ["list", "fd"])]
+    socket_path: Option<PathBuf>,
+
+    /// Take over this open file descriptor: a UNIX stream socket
+    ///
+    /// One that listens, or one that is connected to a client; then the command ends with it.
+    #[arg(long, value_name = "N", group = "where", value_parser = clap::value_parser!(i32).range(0..))]
+    fd: Option<RawFd>,
+
+    /// Send DMA messages on the main socket, though the client offers a second one for them
+    #[arg(long)]
+    no_twin: bool,
+
+    /// How long a client may take to answer a DMA message, in seconds; 0: for ever
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_timeout)]
+    timeout: Timeout,
+
+    /// edu: the addresses in RAM that DMA reaches: each is ANDed with this mask [default: 0xfffffff]
+    #[arg(long, value_name = "MASK", value_parser = parse_u64)]
+    dma_mask: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Timeout(Option<Duration>);
+
+fn model_parser() -> impl TypedValueParser<Value = Model> {
+    let names = Model::ALL.map(|m| PossibleValue::new(m.name()).help(m.description()));
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Model>())
+}
+
+fn parse_timeout(text: &str) -> Result<Timeout, String> {
+    let wrong = || format!("not a time in seconds: '{text}'; give a number such as 2 or 0.5");
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    let timeout = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    Ok(Timeout(Some(timeout).filter(|t| !t.is_zero())))
+}
+
+/// A number, decimal or hexadecimal with `0x`.
+fn parse_u64(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|e| format!("{e}; give a number such as 0xffffffff"))
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.list {
+        for model in Model::ALL {
+            let (vendor, device) = model.ids();
+            println!("{:8}{vendor:04x}:{device:04x}  {}", model.name(), model.description());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let model = args.model.context("no device is named")?;
+    let mut options = Options::default();
+    if let Some(mask) = args.dma_mask {
+        if model != Model::Edu {
+            return Err(Exit::Usage.with(anyhow!("--dma-mask: only edu has one, {model} has none")));
+        }
+        options.dma_mask = mask;
+    }
+    // From here on a signal can't be missed.
+    let signals = Signals::new([SIGTERM, SIGINT]).context("can't handle signals")?;
+    let (bound, place) = bind(model, &args)?;
+    let mut server = bound.serve(|handle| model.device(handle, &options))?;
+    stop_by(signals, server.stopper())?;
+    let (vendor, device) = model.ids();
+    eprintln!("listening on {place} ({model} {vendor:04x}:{device:04x})");
+    server.run()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Gets the socket, and says where it is.
+fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
+    let limits = Limits { reply_timeout: args.timeout.0, ..Limits::default() };
+    let builder = Server::builder(model.pci()).limits(limits).twin_socket(!args.no_twin);
+    match (&args.socket_path, args.fd) {
+        (Some(path), _) => {
+            let bound = builder.listen(path).map_err(explain)?;
+            Ok((bound, path.display().to_string()))
+        }
+        (None, Some(number)) => {
+            let socket = take_inherited(number).map_err(|e| Exit::Socket.with(e))?;
+            let bound = builder.fd(socket).map_err(|e| {
+                Exit::Socket.with(anyhow::Error::new(e).context(format!("--fd {number}")))
+            })?;
+            Ok((bound, format!("descriptor {number}")))
+        }
+        (None, None) => Err(Exit::Usage.with(anyhow!("neither --socket-path nor --fd is given"))),
+    }
+}
+
+/// A failure to listen has an exit code of its own.
+fn explain(error: BuildError) -> anyhow::Error {
+    match error {
+        BuildError::Listen(error @ ListenError::Io { .. }) => Exit::Socket.with(error),
+        BuildError::Listen(error) => Exit::Socket.with(error),
+        error => error.into(),
+    }
+}
+
+/// Stops the server at the first signal, and the process at the second.
+fn stop_by(mut signals: Signals, stopper: Stopper) -> anyhow::Result<()> {
+    let wait = move || {
+        let mut stopping = false;
+        for signal in signals.forever() {
+            if stopping {
+                let _not_ended = emulate_default_handler(signal);
+            }
+            info!(signal, "stopping");
+            stopper.stop();
+            stopping = true;
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).context("can't start a thread")?;
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Messages out of a stream in any pieces, and whose the descriptors are.
+
+use proptest::prelude::*;
+use vfu_proto::session::{FrameError, Framer, MAX_FDS};
+use vfu_proto::wire::{Command, HEADER_SIZE, Header};
+
+fn message(id: u16, payload: usize) -> Vec<u8> {
+    let mut bytes = Header::command(id, Command::RegionWrite, payload).emit().to_vec();
+    bytes.extend((0..payload).map(|i| (i as u8).wrapping_add(id as u8)));
+    bytes
+}
+
+/// Feeds `bytes` as one `recvmsg` would bring them at most; the rest stays for the next.
+fn feed(framer: &mut Framer<u32>, mut bytes: &[u8], fds: &[u32]) -> Vec<(u16, usize, Vec<u32>)> {
+    let mut out = Vec::new();
+    loop {
+        let space = framer.space();
+        assert!(!space.is_empty());
+        let n = space.len().min(bytes.len());
+        space[..n].copy_from_slice(&bytes[..n]);
+        bytes = &bytes[n..];
+        let last = bytes.is_empty();
+        framer.received(n, if last { fds.to_vec() } else { Vec::new() });
+        while let Some(message) = framer.pop().unwrap() {
+            let id = message.header().id;
+            for (i, byte) in message.payload().iter().enumerate() {
+                assert_eq!(*byte, (i as u8).wrapping_add(id as u8));
+            }
+            out.push((id, message.payload().len(), message.fds.clone()));
+            framer.recycle(message);
+        }
+        if last {
+            return out;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Cuts at any place give the same messages.
+    #[test]
+    fn any_fragmentation_gives_the_same_messages(
+        sizes in prop::collection::vec(prop_oneof![0usize..100, 3000usize..5000, 60_000usize..200_000], 1..12),
+        cuts in prop::collection::vec(1usize..9000, 1..64),
+    ) {
+        let mut stream = Vec::new();
+        for (id, size) in sizes.iter().enumerate() {
+            stream.extend(message(id as u16, *size));
+        }
+        let mut framer = Framer::<u32>::new(1 << 20);
+        let (mut at, mut got) = (0, Vec::new());
+        let mut cuts = cuts.iter().cycle();
+        while at < stream.len() {
+            let end = stream.len().min(at + cuts.next().unwrap());
+            got.extend(feed(&mut framer, &stream[at..end], &[]));
+            at = end;
+        }
+        let want: Vec<_> = sizes.iter().enumerate().map(|(i, s)| (i as u16, *s, vec![])).collect();
+        prop_assert_eq!(got, want);
+        prop_assert!(!framer.is_mid_message());
+    }
+
+    /// Whatever comes: messages, more bytes wanted, or an error; and room is never missing.
+    #[test]
+    fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..20_000)) {
+        let mut framer = Framer::<u32>::new(8192);
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let space = framer.space();
+            let n = space.len().min(rest.len());
+            space[..n].copy_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            framer.received(n, []);
+            loop {
+                match framer.pop() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(first) => {
+                        prop_assert_eq!(framer.pop().unwrap_err(), first, "an error is final");
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn byte_by_byte() {
+    let stream: Vec<u8> = [message(1, 0), message(2, 24), message(3, 5000)].concat();
+    let mut framer = Framer::new(1 << 20);
+    let got: Vec<_> = stream.iter().flat_map(|b| feed(&mut framer, &[*b], &[])).collect();
+    assert_eq!(got, [(1, 0, vec![]), (2, 24, vec![]), (3, 5000, vec![])]);
+}
+
+#[test]
+fn descriptors_belong_to_the_message_that_ends_the_receive() {
+    let mut framer = Framer::new(1 << 20);
+    // A message without, and one with descriptors behind it, in one receive.
+    let both = [message(1, 8), message(2, 8)].concat();
+    assert_eq!(feed(&mut framer, &both, &[7, 8]), [(1, 8, vec![]), (2, 8, vec![7, 8])]);
+    // With the first bytes, and the rest later.
+    assert_eq!(feed(&mut framer, &message(3, 40)[..20], &[9]), []);
+    assert_eq!(feed(&mut framer, &message(3, 40)[20..], &[]), [(3, 40, vec![9])]);
+    // With the last bytes, and in two batches.
+    assert_eq!(feed(&mut framer, &message(4, 40)[..20], &[10]), []);
+    assert_eq!(feed(&mut framer, &message(4, 40)[20..], &[11]), [(4, 40, vec![10, 11])]);
+    // With a large message.
+    assert_eq!(feed(&mut framer, &message(5, 50_000)[..5000], &[12]), []);
+    assert_eq!(feed(&mut framer, &message(5, 50_000)[5000..], &[]), [(5, 50_000, vec![12])]);
+    // With the end of one message and the beginning of the next: the next one's.
+    let rest = [&message(6, 40)[20..], &message(7, 40)[..30]].concat();
+    assert_eq!(feed(&mut framer, &message(6, 40)[..20], &[]), []);
+    assert_eq!(feed(&mut framer, &rest, &[13]), [(6, 40, vec![])]);
+    assert_eq!(feed(&mut framer, &message(7, 40)[30..], &[]), [(7, 40, vec![13])]);
+}
+
+#[test]
+fn descriptors_are_bounded() {
+    let mut framer = Framer::new(1 << 20);
+    let message = message(1, 1000);
+    for byte in &message[..999] {
+        feed(&mut framer, &[*byte], &[1; 10]);
+    }
+    let got = feed(&mut framer, &message[999..], &[]);
+    assert_eq!(got[0].2.len(), MAX_FDS);
+}
+
+#[test]
+fn broken_headers_end_the_stream() {
+    for (size, flags) in [(0, 0), (15, 0), (1 << 20, 0), (u32::MAX, 0), (16, 2), (16, 15)] {
+        let header = Header { id: 1, command: 9, size, flags, error: 0 };
+        let mut framer = Framer::<u32>::new(4096);
+        framer.space()[..HEADER_SIZE].copy_from_slice(&header.emit());
+        framer.received(HEADER_SIZE, []);
+        let error = framer.pop().unwrap_err();
+        assert_eq!(error.header(), &header);
+        match error {
+            FrameError::TooSmall(_) => assert!(size < 16),
+            FrameError::TooLarge { limit, .. } => assert!(limit == 4096 && size > 4096),
+            FrameError::BadType(_) => assert!(flags > 1),
+        }
+        assert_eq!(error.wants_reply(), flags == 0);
+    }
+}
+
+/// A peer that claims a large message and sends nothing gets no memory for it.
+#[test]
+fn room_grows_with_what_came() {
+    let header = Header::command(1, Command::RegionWrite, (1 << 30) - 16).emit();
+    let mut framer = Framer::<u32>::new(1 << 30);
+    framer.space()[..HEADER_SIZE].copy_from_slice(&header);
+    framer.received(HEADER_SIZE, []);
+    assert!(framer.pop().unwrap().is_none());
+    assert!(framer.space().len() <= 64 << 10);
+}
