@@ -52,3 +52,16 @@ pub(crate) fn code_of(error: &anyhow::Error) -> ExitCode {
     let coded = error.chain().find_map(|cause| cause.downcast_ref::<Coded>());
     coded.map_or(Exit::Failure, |coded| coded.exit).into()
 }
+
+/// The error and its causes in one line. A cause that the text before it ends with is not repeated.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        text
+    })
+}

@@ -6,6 +6,7 @@ mod fd;
 mod log;
 mod serve;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
         Command::Completions(args) => completions::run(args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("vfu: {error:#}");
+        let _closed = writeln!(std::io::stderr(), "vfu: {}", exit::describe(&error));
         exit::code_of(&error)
     })
 }

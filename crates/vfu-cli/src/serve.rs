@@ -1,5 +1,6 @@
 //! `vfu serve`: a device at a socket, until a signal ends it.
 
+use std::io::{Write, stderr, stdout};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,13 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use clap::ArgGroup;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use tracing::info;
 use vfu::server::{Bound, BuildError, Stopper};
-use vfu::{Limits, ListenError, Server};
+use vfu::{Limits, Server};
 use vfu_devices::{Model, Options};
 
 use crate::exit::Exit;
@@ -42,13 +44,14 @@ socket; a second signal ends it at once.";
 /// Serve a device to vfio-user clients, one after the other
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
+#[command(group(ArgGroup::new("where").required(true)))]
 pub(crate) struct Args {
     /// The device
     #[arg(required_unless_present = "list", value_parser = model_parser())]
     model: Option<Model>,
 
     /// List the devices and end
-    #[arg(long, exclusive = true)]
+    #[arg(long, group = "where")]
     list: bool,
 
     /// Listen on a new UNIX socket at this path
@@ -56,7 +59,6 @@ pub(crate) struct Args {
     /// At most 107 bytes. A socket file that nobody listens on any more is replaced; a socket in
     /// use, or any other file, is left alone.
     #[arg(long, short = 's', value_name = "PATH", group = "where")]
-    #[arg(required_unless_present_any = ["list", "fd"])]
     socket_path: Option<PathBuf>,
 
     /// Take over this open file descriptor: a UNIX stream socket
@@ -71,6 +73,7 @@ pub(crate) struct Args {
 
     /// How long a client may take to answer a DMA message, in seconds; 0: for ever
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_timeout)]
+    #[arg(allow_negative_numbers = true)]
     timeout: Timeout,
 
     /// edu: the addresses in RAM that DMA reaches: each is ANDed with this mask [default: 0xfffffff]
@@ -104,11 +107,7 @@ fn parse_u64(text: &str) -> Result<u64, String> {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.list {
-        for model in Model::ALL {
-            let (vendor, device) = model.ids();
-            println!("{:8}{vendor:04x}:{device:04x}  {}", model.name(), model.description());
-        }
-        return Ok(ExitCode::SUCCESS);
+        return list();
     }
     let model = args.model.context("no device is named")?;
     let mut options = Options::default();
@@ -124,8 +123,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut server = bound.serve(|handle| model.device(handle, &options))?;
     stop_by(signals, server.stopper())?;
     let (vendor, device) = model.ids();
-    eprintln!("listening on {place} ({model} {vendor:04x}:{device:04x})");
+    // Whoever started us may have closed our standard error; that is no reason to end.
+    let _ = writeln!(stderr(), "listening on {place} ({model} {vendor:04x}:{device:04x})");
     server.run()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list() -> anyhow::Result<ExitCode> {
+    let mut out = stdout().lock();
+    for model in Model::ALL {
+        let (vendor, device) = model.ids();
+        let (name, description) = (model.name(), model.description());
+        writeln!(out, "{name:8}{vendor:04x}:{device:04x}  {description}")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -152,7 +162,6 @@ fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
 /// A failure to listen has an exit code of its own.
 fn explain(error: BuildError) -> anyhow::Error {
     match error {
-        BuildError::Listen(error @ ListenError::Io { .. }) => Exit::Socket.with(error),
         BuildError::Listen(error) => Exit::Socket.with(error),
         error => error.into(),
     }

@@ -56,7 +56,8 @@ fn commands_and_replies_in_any_order() {
     assert_eq!(session.outcome(first).unwrap().unwrap().payload(), [9; 4]);
     assert!(session.outcome(first).is_none(), "an outcome is given once");
     assert!(session.outcome(second).unwrap().is_ok());
-    let ids: Vec<_> = std::iter::from_fn(|| session.next_command()).map(|m| m.header().id).collect();
+    let ids: Vec<_> =
+        std::iter::from_fn(|| session.next_command()).map(|m| m.header().id).collect();
     assert_eq!(ids, [1, 2, 3, first.id()]);
 }
 
@@ -116,9 +117,8 @@ fn a_zombie_keeps_its_id() {
 #[test]
 fn an_unmap_cancels_what_it_overlaps() {
     let mut session = server();
-    let mut start = |address, len| {
-        session.start(Command::DmaRead, None, Some((address, len))).unwrap()
-    };
+    let mut start =
+        |address, len| session.start(Command::DmaRead, None, Some((address, len))).unwrap();
     let before = start(0x0, 0x1000);
     let tail = start(0x0fff, 2);
     let inside = start(0x1800, 0x100);
@@ -185,9 +185,8 @@ fn limits_are_reached_and_answered() {
 
     let mut session = Engine::new(Role::Server, limits);
     session.add_twin();
-    let misplaced = |session: &mut Engine| {
-        session.arrive(Channel::Twin, command(5, Command::RegionRead))
-    };
+    let misplaced =
+        |session: &mut Engine| session.arrive(Channel::Twin, command(5, Command::RegionRead));
     match misplaced(&mut session).unwrap() {
         Arrival::Refused(header, _) => {
             assert_eq!((header.id, header.errno()), (5, Errno::EINVAL));

@@ -131,13 +131,18 @@ fn direct_dma_copies() {
         let memory = memfd_create("ram", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&memory, 1 << 20).unwrap();
         rustix::io::pwrite(&memory, &pattern(7), 0x3000).unwrap();
-        f.client.dma_map(0x8000_0000, 1 << 20, READ_WRITE, Memory::File(memory.as_fd(), 0)).unwrap();
+        f.client
+            .dma_map(0x8000_0000, 1 << 20, READ_WRITE, Memory::File(memory.as_fd(), 0))
+            .unwrap();
         assert_eq!(f.copy(0x8000_3000, 0x8000_9000), None);
         let mut got = vec![0; 4096];
         rustix::io::pread(&memory, &mut got[..], 0x9000).unwrap();
         assert_eq!(got, pattern(7));
         f.client.dma_unmap(0x8000_0000, 1 << 20).unwrap();
-        assert_eq!(f.copy(0x8000_3000, 0x8000_9000), Some(DmaError::NotMapped { address: 0x8000_3000 }));
+        assert_eq!(
+            f.copy(0x8000_3000, 0x8000_9000),
+            Some(DmaError::NotMapped { address: 0x8000_3000 })
+        );
     }
 }
 

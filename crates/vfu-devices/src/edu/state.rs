@@ -32,7 +32,7 @@ pub(super) struct State {
     /// The device is gone.
     pub(super) stop: bool,
     /// The level of the pin.
-    pin: bool,
+    pub(super) pin: bool,
 }
 
 impl State {

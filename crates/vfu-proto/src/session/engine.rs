@@ -185,7 +185,11 @@ impl<F> Session<F> {
         }
     }
 
-    fn arrive_reply(&mut self, channel: Channel, message: Message<F>) -> Result<Arrival<F>, Closed> {
+    fn arrive_reply(
+        &mut self,
+        channel: Channel,
+        message: Message<F>,
+    ) -> Result<Arrival<F>, Closed> {
         match self.requests[channel as usize].reply(message, self.counters.commands) {
             Matched::Completed(ticket) => {
                 self.counters.replies += 1;
@@ -205,7 +209,11 @@ impl<F> Session<F> {
         }
     }
 
-    fn arrive_command(&mut self, channel: Channel, message: Message<F>) -> Result<Arrival<F>, Closed> {
+    fn arrive_command(
+        &mut self,
+        channel: Channel,
+        message: Message<F>,
+    ) -> Result<Arrival<F>, Closed> {
         if channel == self.command_channel() {
             self.counters.commands += 1;
             self.commands.push(message);

@@ -192,7 +192,12 @@ impl<F> Requests<F> {
 
     /// Gives up every waiting request that `which` picks; says how many.
     /// They stay in the table until the peer has answered them.
-    fn fail(&mut self, why: Abort, owed: bool, mut which: impl FnMut(&Request<F>) -> bool) -> usize {
+    fn fail(
+        &mut self,
+        why: Abort,
+        owed: bool,
+        mut which: impl FnMut(&Request<F>) -> bool,
+    ) -> usize {
         let mut failed = 0;
         for request in self.by_id.values_mut() {
             if matches!(request.state, State::Waiting) && which(request) {

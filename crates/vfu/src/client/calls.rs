@@ -98,7 +98,11 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn set_irqs(&self, request: SetIrqs<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
+    pub fn set_irqs(
+        &self,
+        request: SetIrqs<'_>,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), ClientError> {
         self.call(&Request::DeviceSetIrqs(request), fds).map(|reply| self.recycle(reply))
     }
 
@@ -199,7 +203,7 @@ impl Client {
     }
 
     /// Writes to a region without waiting (REGION_WRITE with NO_REPLY), as a CPU's posted write. A
-    /// later read of the same client sees it done. Waits only if too much is unsent.
+    /// later read of the same client sees it done. Waits only while the socket is full.
     ///
     /// # Errors
     /// The session has ended. What the device makes of it is never known.
@@ -320,14 +324,14 @@ impl Client {
         let ticket = ticket.map_err(failed)?;
         loop {
             match inner.link.outcome_or_command(ticket) {
-                Waited::Command(mut command) => {
-                    service::serve(&inner.link, &inner.maps, inner.max_transfer, &mut command);
-                    inner.link.end_command(command);
-                }
+                Waited::Command(command) => self.serve(command),
                 Waited::Outcome(outcome) => {
                     let reply = outcome.map_err(failed)?;
                     if reply.header().is_error() {
-                        return Err(ClientError::Refused { command, errno: reply.header().errno() });
+                        return Err(ClientError::Refused {
+                            command,
+                            errno: reply.header().errno(),
+                        });
                     }
                     return Ok(reply);
                 }
@@ -341,7 +345,30 @@ impl Client {
             request.emit(payload);
             self.inner.link.post(command, &[IoSlice::new(payload)])
         })
-        .map_err(|e| ClientError::from_request(command, e))
+        .map_err(|e| ClientError::from_request(command, e))?;
+        while let Some(command) = self.inner.link.flushed_or_command() {
+            self.serve(command);
+        }
+        Ok(())
+    }
+
+    /// Executes a command of the server.
+    fn serve(&self, mut command: Message) {
+        let inner = &self.inner;
+        service::serve(&inner.link, &inner.maps, inner.max_transfer, &mut command);
+        inner.link.end_command(command);
+    }
+
+    /// Serves what the server has sent, without waiting; for an event loop that watches
+    /// [`sockets`](Client::sockets) while no request is under way. Gives the number of commands.
+    pub fn process(&self) -> usize {
+        self.inner.link.poll_sockets();
+        let mut served = 0;
+        while let Some(command) = self.inner.link.try_begin_command() {
+            self.serve(command);
+            served += 1;
+        }
+        served
     }
 
     fn parse<T>(

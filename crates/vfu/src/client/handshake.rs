@@ -4,9 +4,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 
 use vfu_proto::session::Closed;
-use vfu_proto::wire::{
-    Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, TwinSocket, Version,
-};
+use vfu_proto::wire::{Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, TwinSocket, Version};
 
 use super::{ClientBuilder, ClientError};
 use crate::link::{About, Link};
@@ -25,9 +23,9 @@ pub(super) struct Agreed {
 
 /// Proposes a session. If the server's answer can't be accepted the connection is closed.
 pub(super) fn propose(link: &Link, settings: &ClientBuilder) -> Result<Agreed, ClientError> {
-    let proposed = settings.capabilities.clone().unwrap_or_else(|| defaults(settings));
+    let proposed = settings.capabilities.unwrap_or_else(|| defaults(settings));
     let mut payload = Vec::with_capacity(256);
-    Version::new(0, MINOR, proposed.clone()).emit(&mut payload);
+    Version::new(0, MINOR, proposed).emit(&mut payload);
     let about = About { timeout: link.handshake_timeout(), ..About::default() };
     let failed = |e| ClientError::from_request(Command::Version, e);
     let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about);
@@ -69,9 +67,7 @@ fn defaults(settings: &ClientBuilder) -> Capabilities {
         max_data_xfer_size: Some(settings.max_transfer),
         max_dma_maps: Some(65535),
         pgsizes: Some(4096),
-        twin_socket: settings
-            .twin_socket
-            .then_some(TwinSocket { supported: true, fd_index: None }),
+        twin_socket: settings.twin_socket.then_some(TwinSocket { supported: true, fd_index: None }),
         write_multiple: Some(true),
         ..Capabilities::default()
     }

@@ -62,6 +62,9 @@ struct Map {
     memory: Option<Arc<dyn DmaMemory>>,
 }
 
+/// An address, a length in bytes, and who has them.
+type Piece = (u64, usize, Arc<dyn DmaMemory>);
+
 impl fmt::Debug for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Maps")
@@ -112,12 +115,7 @@ impl Maps {
     }
 
     /// The maps that the range lies in, checked as a whole before a byte moves.
-    fn pieces(
-        &self,
-        address: u64,
-        len: usize,
-        need: DmaMapFlags,
-    ) -> Result<Vec<(u64, usize, Arc<dyn DmaMemory>)>, Errno> {
+    fn pieces(&self, address: u64, len: usize, need: DmaMapFlags) -> Result<Vec<Piece>, Errno> {
         let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
         let mut pieces = Vec::new();
         let (mut at, mut left) = (address, len as u64);

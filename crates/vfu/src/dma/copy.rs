@@ -27,28 +27,19 @@ pub(super) unsafe fn load(from: *const u8, to: &mut [u8]) {
         let left = to.len() - at;
         // SAFETY: `at < to.len()`, within what the caller vouches for.
         let p = unsafe { from.add(at) };
-        at += match width(p, left) {
-            8 => {
-                // SAFETY: 8 bytes are left, and `p` is aligned to 8.
-                let v = unsafe { p.cast::<u64>().read_volatile() };
-                put(to, at, &v.to_ne_bytes())
-            }
-            4 => {
-                // SAFETY: 4 bytes are left, and `p` is aligned to 4.
-                let v = unsafe { p.cast::<u32>().read_volatile() };
-                put(to, at, &v.to_ne_bytes())
-            }
-            2 => {
-                // SAFETY: 2 bytes are left, and `p` is aligned to 2.
-                let v = unsafe { p.cast::<u16>().read_volatile() };
-                put(to, at, &v.to_ne_bytes())
-            }
-            _ => {
-                // SAFETY: a byte is left.
-                let v = unsafe { p.read_volatile() };
-                put(to, at, &[v])
-            }
-        };
+        let width = width(p, left);
+        let to = &mut to[at..at + width];
+        match width {
+            // SAFETY: so many bytes are left, and `p` is aligned to them.
+            8 => to.copy_from_slice(&unsafe { p.cast::<u64>().read_volatile() }.to_ne_bytes()),
+            // SAFETY: as above.
+            4 => to.copy_from_slice(&unsafe { p.cast::<u32>().read_volatile() }.to_ne_bytes()),
+            // SAFETY: as above.
+            2 => to.copy_from_slice(&unsafe { p.cast::<u16>().read_volatile() }.to_ne_bytes()),
+            // SAFETY: a byte is left.
+            _ => to[0] = unsafe { p.read_volatile() },
+        }
+        at += width;
     }
 }
 
@@ -68,16 +59,18 @@ pub(super) unsafe fn store(from: &[u8], to: *mut u8) {
         let left = &from[at..];
         // SAFETY: `at < from.len()`, within what the caller vouches for.
         let p = unsafe { to.add(at) };
-        at += match width(p, left.len()) {
+        let width = width(p, left.len());
+        match width {
             // SAFETY: so many bytes are left, and `p` is aligned to them.
-            8 => unsafe { p.cast::<u64>().write_volatile(u64::from_ne_bytes(get(left))) }.then(8),
+            8 => unsafe { p.cast::<u64>().write_volatile(u64::from_ne_bytes(get(left))) },
             // SAFETY: as above.
-            4 => unsafe { p.cast::<u32>().write_volatile(u32::from_ne_bytes(get(left))) }.then(4),
+            4 => unsafe { p.cast::<u32>().write_volatile(u32::from_ne_bytes(get(left))) },
             // SAFETY: as above.
-            2 => unsafe { p.cast::<u16>().write_volatile(u16::from_ne_bytes(get(left))) }.then(2),
+            2 => unsafe { p.cast::<u16>().write_volatile(u16::from_ne_bytes(get(left))) },
             // SAFETY: a byte is left.
-            _ => unsafe { p.write_volatile(left[0]) }.then(1),
-        };
+            _ => unsafe { p.write_volatile(left[0]) },
+        }
+        at += width;
     }
 }
 
@@ -88,26 +81,10 @@ fn width(p: *const u8, left: usize) -> usize {
     if aligned < fits { aligned } else { fits }
 }
 
-fn put(to: &mut [u8], at: usize, bytes: &[u8]) -> usize {
-    to[at..at + bytes.len()].copy_from_slice(bytes);
-    bytes.len()
-}
-
 fn get<const N: usize>(from: &[u8]) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(&from[..N]);
     bytes
-}
-
-/// So that a store reads as "store, then this many bytes are done".
-trait Then {
-    fn then(self, bytes: usize) -> usize;
-}
-
-impl Then for () {
-    fn then(self, bytes: usize) -> usize {
-        bytes
-    }
 }
 
 /// # Safety

@@ -30,6 +30,7 @@ pub(crate) struct Region {
 
 /// How a region is reached.
 #[derive(Debug)]
+#[allow(private_interfaces)] // matched on, not looked into, outside `dma`
 pub(crate) enum Backing {
     /// A file of the peer, mapped.
     Mapped(Mapping, File),

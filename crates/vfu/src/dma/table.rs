@@ -79,11 +79,6 @@ impl Table {
         all.inspect(|r| r.retired.store(true, Ordering::SeqCst)).collect()
     }
 
-    /// How many mappings there are.
-    pub(crate) fn len(&self) -> usize {
-        self.regions.read().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
     /// Waits until nobody touches a region that was taken out.
     pub(crate) fn wait_unused(&self, region: &Region) {
         let mut guard = self.drained.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -73,9 +73,8 @@ impl Irqs {
         let mut state = self.lock();
         let vectors = &mut state.vectors[index as usize];
         let count = vectors.len() as u32;
-        let vector = vectors
-            .get_mut(vector as usize)
-            .ok_or(IrqError::NoSuchVector { vector, count })?;
+        let vector =
+            vectors.get_mut(vector as usize).ok_or(IrqError::NoSuchVector { vector, count })?;
         vector.fire()
     }
 
@@ -200,7 +199,8 @@ impl State {
             return Err(Errno::EINVAL);
         }
         let eventfds = fds.into_iter().map(EventFd::new).collect::<Result<Vec<_>, _>>();
-        let eventfds = eventfds.inspect_err(|_| debug!("SET_IRQS with something else than eventfds"))?;
+        let eventfds =
+            eventfds.inspect_err(|_| debug!("SET_IRQS with something else than eventfds"))?;
         for (vector, eventfd) in self.vectors[index as usize][range].iter_mut().zip(eventfds) {
             vector.eventfd = Some(eventfd);
         }
@@ -212,7 +212,10 @@ impl State {
 }
 
 /// The vectors that the data picks: all, or those with a byte that is not zero.
-fn chosen<'a>(vectors: &'a mut [Vector], data: IrqData<'a>) -> impl Iterator<Item = &'a mut Vector> {
+fn chosen<'a>(
+    vectors: &'a mut [Vector],
+    data: IrqData<'a>,
+) -> impl Iterator<Item = &'a mut Vector> {
     vectors.iter_mut().enumerate().filter_map(move |(i, vector)| match data {
         IrqData::Bool(bytes) => (bytes.get(i).copied().unwrap_or(0) != 0).then_some(vector),
         IrqData::None | IrqData::EventFd => Some(vector),

@@ -33,8 +33,8 @@ use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
 use crate::transport::Socket;
 use outbox::Outbox;
-use wait::Ended;
 pub(crate) use scratch::with_scratch;
+use wait::Ended;
 pub(crate) use wake::Wake;
 
 /// A message with the descriptors that came with it.
@@ -266,12 +266,17 @@ impl Link {
         });
         let ticket = started.unwrap_or(Err(Start::Closed.into()))?;
         // If it can't be sent the session is closed, and that is the outcome.
-        let _closed = self.send_command(ticket.channel(), ticket.id(), command, payload, fds, false);
+        let _closed =
+            self.send_command(ticket.channel(), ticket.id(), command, payload, fds, false);
         Ok(ticket)
     }
 
     /// Sends a command that wants no reply.
-    pub(crate) fn post(&self, command: Command, payload: &[IoSlice<'_>]) -> Result<(), RequestError> {
+    pub(crate) fn post(
+        &self,
+        command: Command,
+        payload: &[IoSlice<'_>],
+    ) -> Result<(), RequestError> {
         let started = self.wait(None, |session| {
             let channel = session.request_channel();
             let room = self.unsent(channel) <= session.limits().unsent_bytes;
@@ -280,6 +285,19 @@ impl Link {
         let (channel, id) = started.unwrap_or(Err(Start::Closed))?;
         self.send_command(channel, id, command, payload, &[], true)
             .map_err(|_| RequestError::NotStarted(Start::Closed))
+    }
+
+    /// Waits until all has been sent; gives commands to be executed meanwhile, so that a peer that
+    /// waits for us before it reads on is not waited for in vain.
+    pub(crate) fn flushed_or_command(&self) -> Option<Message> {
+        if !self.has_unsent() {
+            return None;
+        }
+        let waited = self.wait(None, |session| match session.begin_command() {
+            None if self.has_unsent() => None,
+            command => Some(command),
+        });
+        waited.unwrap_or(None)
     }
 
     fn send_command(
@@ -369,9 +387,7 @@ impl Link {
         match self.wait(deadline, Session::next_command) {
             Ok(command) => Ok(command),
             Err(Ended::Closed(why)) => Err(why),
-            Err(Ended::TimedOut) => {
-                Err(self.close(Closed::Limit("did not send VERSION in time")))
-            }
+            Err(Ended::TimedOut) => Err(self.close(Closed::Limit("did not send VERSION in time"))),
         }
     }
 

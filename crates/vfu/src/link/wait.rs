@@ -179,7 +179,11 @@ impl Link {
     }
 
     /// Somebody else reads; we sleep until that is of use to us.
-    fn sleep<'a>(&self, mut state: MutexGuard<'a, State>, until: Option<Time>) -> MutexGuard<'a, State> {
+    fn sleep<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        until: Option<Time>,
+    ) -> MutexGuard<'a, State> {
         state.sleepers += 1;
         let mut state = match until {
             None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),

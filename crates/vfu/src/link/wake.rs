@@ -29,9 +29,7 @@ impl Wake {
     /// Takes the wake-up off. What it was about has to be looked for after this, not before.
     pub(crate) fn clear(&self) {
         // If the write is still to come the next call takes it off.
-        if self.asked.load(Ordering::SeqCst)
-            && rustix::io::read(&self.fd, &mut [0u8; 8]).is_ok()
-        {
+        if self.asked.load(Ordering::SeqCst) && rustix::io::read(&self.fd, &mut [0u8; 8]).is_ok() {
             self.asked.store(false, Ordering::SeqCst);
         }
     }

@@ -116,7 +116,7 @@ impl Builder {
     pub fn fd(self, socket: OwnedFd) -> Result<Bound, BuildError> {
         let config = self.pci.build()?;
         let source = if is_listening(socket.as_fd())? {
-            Source::Listener(Listener::from_fd(socket))
+            Source::Listener(Listener::from_fd(socket)?)
         } else {
             Source::Connected(Some(socket))
         };
@@ -153,7 +153,10 @@ impl Bound {
     ///
     /// # Errors
     /// The system has no descriptor left.
-    pub fn serve<D: Device>(self, device: impl FnOnce(Handle) -> D) -> Result<Server<D>, ServeError> {
+    pub fn serve<D: Device>(
+        self,
+        device: impl FnOnce(Handle) -> D,
+    ) -> Result<Server<D>, ServeError> {
         let device = device(Handle::new(self.shared.clone()));
         Server::new(device, self.shared, self.executor, self.source, self.settings)
     }

@@ -7,7 +7,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tracing::{debug, info};
 use vfu_proto::session::{Channel, Closed};
 use vfu_proto::wire::{
-    Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, DEFAULT_MAX_MSG_FDS, Errno, TwinSocket, Version,
+    Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, DEFAULT_MAX_MSG_FDS, Errno, TwinSocket,
+    Version,
 };
 
 use super::builder::Settings;

@@ -164,6 +164,13 @@ impl<D: Device> Server<D> {
         }
     }
 
+    /// Whether no client will be served any more: it was stopped, or the one connection that it was
+    /// given has ended. For an event loop, which [`process`](Self::process) does not tell.
+    pub fn is_finished(&self) -> bool {
+        let exhausted = matches!(self.source, Source::Connected(None));
+        self.client.is_none() && (exhausted || self.stop.is_stopped())
+    }
+
     /// Gives the server a thread of its own.
     pub fn spawn(mut self) -> Running<D>
     where

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
@@ -45,8 +46,12 @@ pub enum ListenError {
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
-    path: Option<PathBuf>,
+    /// The file that we made, and which one it is.
+    file: Option<(PathBuf, FileId)>,
 }
+
+/// Device and inode number.
+type FileId = (u64, u64);
 
 impl Listener {
     /// Listens at `path`. A socket file that no server listens on any more is replaced.
@@ -65,22 +70,35 @@ impl Listener {
             }
             other => other.map_err(io)?,
         }
-        let listener = Listener { socket, path: Some(path.into()) };
+        let file = file_id(path).map(|id| (path.to_path_buf(), id));
+        let listener = Listener { socket, file };
         listen(&listener.socket, 16).map_err(io)?;
+        listener.never_block().map_err(io)?;
         Ok(listener)
     }
 
-    /// Takes over a socket that listens already. Nothing is removed when it goes away.
-    pub fn from_fd(socket: OwnedFd) -> Listener {
-        Listener { socket, path: None }
+    /// Takes over a socket that listens already, and makes it non-blocking. Nothing is removed when
+    /// it goes away.
+    ///
+    /// # Errors
+    /// It is no such socket.
+    pub fn from_fd(socket: OwnedFd) -> Result<Listener, ListenError> {
+        let listener = Listener { socket, file: None };
+        listener.never_block().map_err(|e| ListenError::BadFd(e.into()))?;
+        Ok(listener)
     }
 
     /// The path, if [`bind`](Self::bind) made it.
     pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+        self.file.as_ref().map(|(path, _)| path.as_path())
     }
 
-    /// The next client, if one is there; waits for one if `wait`.
+    /// Who waits does so in `poll`: a client that was there may be gone when it is accepted.
+    fn never_block(&self) -> Result<(), Errno> {
+        fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)
+    }
+
+    /// The next client, if one is there.
     pub(crate) fn accept(&self) -> Result<Option<OwnedFd>, Errno> {
         loop {
             match accept_with(&self.socket, SocketFlags::CLOEXEC) {
@@ -101,8 +119,11 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _already_gone = std::fs::remove_file(path);
+        if let Some((path, id)) = &self.file {
+            // Another server may have put its own there since.
+            if file_id(path) == Some(*id) {
+                let _already_gone = std::fs::remove_file(path);
+            }
         }
     }
 }
@@ -127,6 +148,10 @@ pub(crate) fn connect_to(path: &Path) -> Result<OwnedFd, ListenError> {
     let socket = stream_socket().map_err(io)?;
     connect(&socket, &address(path)?).map_err(io)?;
     Ok(socket)
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 fn stream_socket() -> Result<OwnedFd, Errno> {

@@ -1,0 +1,119 @@
+//! The two lists of capabilities, decoded. A list may be broken: it is followed as far as it leads.
+
+use vfu::pci::regs;
+
+use super::header::Space;
+use super::names;
+use super::report::{Capability, Detail, Extended, Place};
+
+/// The lowest place of a capability, and what its offset is a multiple of (PCI 6.7).
+const FIRST: u8 = 0x40;
+const POINTER: u8 = 0xfc;
+/// How many can lie between 0x40 and 0x100, each of 4 bytes at least; beyond 0x100.
+const MOST: usize = 48;
+const MOST_EXTENDED: usize = 960;
+
+const MSI_ENABLE: u16 = 1;
+const MSI_ADDRESS_64: u16 = 1 << 7;
+const MSI_MASKABLE: u16 = 1 << 8;
+const MSIX_ENABLE: u16 = 1 << 15;
+const MSIX_FUNCTION_MASK: u16 = 1 << 14;
+
+/// The list that the Capabilities Pointer begins.
+pub(super) fn conventional(space: Space<'_>, problems: &mut Vec<String>) -> Vec<Capability> {
+    let mut found: Vec<Capability> = Vec::new();
+    if space.u16(regs::STATUS) & regs::STATUS_CAPABILITIES == 0 {
+        return found;
+    }
+    let mut at = space.u8(regs::CAPABILITIES_POINTER) & POINTER;
+    while at != 0 {
+        if at < FIRST {
+            problems.push(format!("the capability list leads to {at:#04x}, into the header"));
+            break;
+        }
+        if found.len() == MOST || found.iter().any(|earlier| earlier.offset == at) {
+            problems.push(format!("the capability list comes back to {at:#04x}"));
+            break;
+        }
+        let id = space.u8(at.into());
+        let detail = detail(space, at.into(), id);
+        found.push(Capability { offset: at, id, name: names::capability(id), detail });
+        at = space.u8(usize::from(at) + 1) & POINTER;
+    }
+    found
+}
+
+/// The list that begins at 0x100, if the space is that large.
+pub(super) fn extended(space: Space<'_>, problems: &mut Vec<String>) -> Vec<Extended> {
+    let mut found: Vec<Extended> = Vec::new();
+    let mut at = regs::EXTENDED;
+    while at < space.0.len() {
+        let header = space.u32(at);
+        if header == 0 || header == u32::MAX {
+            break; // an empty list is one header without an id
+        }
+        let (id, offset) = (header as u16, at as u16);
+        let version = (header >> 16) as u8 & 0xf;
+        found.push(Extended { offset, id, version, name: names::extended_capability(id) });
+        let next = (header >> 20) as usize & 0xffc;
+        if next == 0 {
+            break;
+        }
+        let is_back = next < regs::EXTENDED || found.iter().any(|f| usize::from(f.offset) == next);
+        if is_back || found.len() == MOST_EXTENDED {
+            problems.push(format!("the extended capability list goes back to {next:#05x}"));
+            break;
+        }
+        at = next;
+    }
+    found
+}
+
+fn detail(space: Space<'_>, at: usize, id: u8) -> Detail {
+    match id {
+        regs::CAP_PM => {
+            let control = space.u16(at + regs::PM_CONTROL);
+            Detail::PowerManagement {
+                version: space.u8(at + regs::PM_CAPABILITIES) & 0b111,
+                state: control as u8 & 0b11,
+                no_soft_reset: control & 1 << 3 != 0,
+            }
+        }
+        regs::CAP_MSI => {
+            let control = space.u16(at + regs::MESSAGE_CONTROL);
+            Detail::Msi {
+                enabled: control & MSI_ENABLE != 0,
+                vectors: 1 << (control >> 1 & 0b111),
+                vectors_enabled: 1 << (control >> 4 & 0b111),
+                address_64: control & MSI_ADDRESS_64 != 0,
+                maskable: control & MSI_MASKABLE != 0,
+            }
+        }
+        regs::CAP_MSIX => {
+            let control = space.u16(at + regs::MESSAGE_CONTROL);
+            Detail::MsiX {
+                enabled: control & MSIX_ENABLE != 0,
+                function_masked: control & MSIX_FUNCTION_MASK != 0,
+                vectors: (control & 0x7ff) + 1,
+                table: place(space.u32(at + regs::MSIX_TABLE)),
+                pba: place(space.u32(at + regs::MSIX_PBA)),
+            }
+        }
+        regs::CAP_PCIE => {
+            let capabilities = space.u16(at + regs::PCIE_CAPABILITIES);
+            let device = space.u32(at + regs::DEVICE_CAPABILITIES);
+            Detail::Express {
+                version: capabilities as u8 & 0xf,
+                port_type: names::express_type((capabilities >> 4) as u8 & 0xf),
+                flr: device & regs::DEVICE_CAPABILITIES_FLR != 0,
+                max_payload: 128 << (device & 0b111),
+            }
+        }
+        regs::CAP_VENDOR => Detail::Vendor { length: space.u8(at + 2) },
+        _ => Detail::Other,
+    }
+}
+
+fn place(register: u32) -> Place {
+    Place { bar: register as u8 & 0b111, offset: register & !0b111 }
+}

@@ -1,0 +1,280 @@
+//! `vfu serve` as a user or a script sees it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn vfu() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfu"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn vfu_with(args: &[&str]) -> Output {
+    vfu().args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Checks the exit code, and that standard error has all of `needles`.
+#[track_caller]
+fn fails(output: &Output, code: i32, needles: &[&str]) {
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    for needle in needles {
+        assert!(stderr.contains(needle), "no '{needle}' in: {stderr}");
+    }
+}
+
+/// A server that has said that it listens. Killed at the end, if it has not ended by then.
+struct Serving {
+    child: Child,
+    line: String,
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Serving {
+    fn start(command: &mut Command) -> Serving {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        assert!(line.starts_with("listening on "), "{line}");
+        Serving { child, line, stderr }
+    }
+
+    fn at(model: &str, path: &Path) -> Serving {
+        Serving::start(vfu().args(["serve", model, "--socket-path"]).arg(path))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end; gives the rest of standard error.
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap(), rest)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A whole VERSION request of a client: version 0.0, no capabilities, id 1.
+fn version_request() -> Vec<u8> {
+    let mut message = Vec::new();
+    message.extend(1u16.to_le_bytes());
+    message.extend(1u16.to_le_bytes());
+    message.extend(20u32.to_le_bytes());
+    message.extend([0; 8]);
+    message.extend([0, 0, 1, 0]);
+    message
+}
+
+/// Whether a server answers VERSION on this socket.
+fn answers(stream: &mut UnixStream) {
+    stream.write_all(&version_request()).unwrap();
+    let mut header = [0; 16];
+    stream.read_exact(&mut header).unwrap();
+    assert_eq!(header[..4], [1, 0, 1, 0], "id and command");
+    assert_eq!(header[8] & 0xf, 1, "a reply");
+    assert_eq!(header[8] & 0x20, 0, "without error");
+}
+
+#[test]
+fn help_shows_how_to_use_it() {
+    let output = vfu_with(&["serve", "--help"]);
+    assert!(output.status.success());
+    let help = text(&output.stdout);
+    for needle in ["vfio-user-pci", "memory-backend-memfd", "share=on", "SIGTERM", "--dma-mask"] {
+        assert!(help.contains(needle), "no '{needle}' in: {help}");
+    }
+    let output = vfu_with(&["--help"]);
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("Exit codes:"));
+}
+
+#[test]
+fn devices_are_listed() {
+    let output = vfu_with(&["serve", "--list"]);
+    assert!(output.status.success());
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with("edu     1234:11e8  "));
+    assert!(lines[1].starts_with("idio16  494f:0dc8  "));
+}
+
+#[test]
+fn completions_know_the_devices() {
+    for shell in ["bash", "zsh"] {
+        let output = vfu_with(&["completions", shell]);
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("idio16"), "{shell}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let unknown = vfu_with(&["serve", "edo", "--socket-path", "s"]);
+    fails(&unknown, 2, &["'edo'", "possible values: edu, idio16"]);
+    fails(&vfu_with(&["serve", "edu"]), 2, &["--socket-path", "--fd"]);
+    fails(&vfu_with(&["serve", "--socket-path", "s"]), 2, &["<MODEL>"]);
+    fails(&vfu_with(&["serve", "edu", "-s", "s", "--fd", "3"]), 2, &["cannot be used with"]);
+    fails(&vfu_with(&["serve", "edu", "-s", "s", "--timeout", "-1"]), 2, &["--timeout"]);
+    fails(&vfu_with(&["serve", "edu", "-s", "s", "--timeout=soon"]), 2, &["'soon'", "such as 2"]);
+    let mask = vfu_with(&["serve", "idio16", "-s", "s", "--dma-mask", "1"]);
+    fails(&mask, 2, &["--dma-mask", "only edu"]);
+    assert!(!Path::new("s").exists());
+}
+
+#[test]
+fn a_path_that_is_too_long_is_told_with_its_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x".repeat(120));
+    let output = vfu_with(&["serve", "edu", "--socket-path", path.to_str().unwrap()]);
+    fails(&output, 3, &["too long", "107", &path.as_os_str().len().to_string()]);
+}
+
+#[test]
+fn a_missing_folder_is_told_once() {
+    let output = vfu_with(&["serve", "edu", "--socket-path", "/nonexistent/socket"]);
+    fails(&output, 3, &["/nonexistent/socket", "No such file"]);
+    assert_eq!(text(&output.stderr).matches("No such file").count(), 1);
+}
+
+#[test]
+fn another_kind_of_file_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, "precious").unwrap();
+    let output = vfu_with(&["serve", "edu", "--socket-path", path.to_str().unwrap()]);
+    fails(&output, 3, &[path.to_str().unwrap(), "not a socket", "another path"]);
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
+fn a_socket_in_use_is_an_error_and_goes_on_to_serve() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let serving = Serving::at("edu", &path);
+    assert!(serving.line.contains(path.to_str().unwrap()));
+    assert!(serving.line.contains("edu 1234:11e8"));
+    let output = vfu_with(&["serve", "idio16", "--socket-path", path.to_str().unwrap()]);
+    fails(&output, 3, &[path.to_str().unwrap(), "in use"]);
+    answers(&mut UnixStream::connect(&path).unwrap());
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let _serving = Serving::at("idio16", &path);
+    answers(&mut UnixStream::connect(&path).unwrap());
+}
+
+#[test]
+fn sigterm_and_sigint_remove_the_socket_and_end_with_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let serving = Serving::at("edu", &path);
+        serving.signal(signal);
+        let (status, rest) = serving.end();
+        assert_eq!(status.code(), Some(0), "{rest}");
+        assert!(!path.exists());
+        assert_eq!(rest, "");
+    }
+}
+
+#[test]
+fn sigterm_ends_a_session_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let serving = Serving::at("edu", &path);
+    let mut client = UnixStream::connect(&path).unwrap();
+    answers(&mut client);
+    serving.signal(Signal::TERM);
+    let (status, rest) = serving.end();
+    assert_eq!(status.code(), Some(0), "{rest}");
+    assert!(!path.exists());
+    // What is left of the reply to VERSION, then the end.
+    client.read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[test]
+fn clients_come_one_after_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let _serving = Serving::at("edu", &path);
+    for _ in 0..3 {
+        answers(&mut UnixStream::connect(&path).unwrap());
+    }
+    // One that talks nonsense does not end the server.
+    let mut confused = UnixStream::connect(&path).unwrap();
+    confused.write_all(&[0xff; 64]).unwrap();
+    drop(confused);
+    answers(&mut UnixStream::connect(&path).unwrap());
+}
+
+#[test]
+fn wrong_descriptors_are_refused() {
+    fails(&vfu_with(&["serve", "edu", "--fd", "1"]), 3, &["--fd 1", "standard streams"]);
+    fails(&vfu_with(&["serve", "edu", "--fd", "999"]), 3, &["--fd 999", "keep it open over exec"]);
+}
+
+/// Starts `vfu serve edu --fd 3` with this descriptor as number 3: a shell can hand over any.
+fn with_fd(socket: impl AsFd, redirect: &str) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    let script = format!("exec \"$0\" serve edu --fd 3 3{redirect}&0");
+    shell.args(["-c", &script, env!("CARGO_BIN_EXE_vfu")]).env_remove("RUST_LOG");
+    shell.stdin(Stdio::from(socket.as_fd().try_clone_to_owned().unwrap()));
+    shell
+}
+
+#[test]
+fn a_listening_socket_is_taken_over_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let serving = Serving::start(&mut with_fd(&listener, "<"));
+    assert!(serving.line.contains("descriptor 3"));
+    for _ in 0..2 {
+        answers(&mut UnixStream::connect(&path).unwrap());
+    }
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end().0.code(), Some(0));
+    assert!(path.exists(), "it was not ours to remove");
+}
+
+#[test]
+fn a_connected_socket_is_served_until_it_closes() {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let serving = Serving::start(&mut with_fd(&theirs, "<"));
+    drop(theirs);
+    answers(&mut ours);
+    drop(ours);
+    let (status, rest) = serving.end();
+    assert_eq!(status.code(), Some(0), "{rest}");
+}
+
+#[test]
+fn a_descriptor_that_is_no_unix_socket_is_refused() {
+    let file = tempfile::tempfile().unwrap();
+    let output = with_fd(&file, "<").output().unwrap();
+    fails(&output, 3, &["--fd 3", "not a UNIX stream socket"]);
+}
