@@ -1,5 +1,9 @@
 //! What the author of a device writes.
 
+use crate::answer::Defer;
+use crate::quiesce::Quiesce;
+use vfu_proto::wire::Errno;
+
 /// A PCI device.
 ///
 /// The server owns it and calls it from one thread at a time, in the order in which the client's
@@ -24,6 +28,52 @@ pub trait Device {
     /// A [`Fault`]: the write is dropped, as on a PCI bus.
     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault>;
 
+    /// As [`region_read`](Self::region_read), for a device that may answer later: it takes the
+    /// answer from `defer`, returns, and gives it from wherever it likes.
+    ///
+    /// # Errors
+    /// As for `region_read`.
+    fn region_read_or_defer(
+        &mut self,
+        at: Access,
+        data: &mut [u8],
+        defer: &mut Defer<'_>,
+    ) -> Result<(), Fault> {
+        let _ = defer;
+        self.region_read(at, data)
+    }
+
+    /// As [`region_write`](Self::region_write), for a device that may finish it later.
+    ///
+    /// # Errors
+    /// As for `region_write`.
+    fn region_write_or_defer(
+        &mut self,
+        at: Access,
+        data: &[u8],
+        defer: &mut Defer<'_>,
+    ) -> Result<(), Fault> {
+        let _ = defer;
+        self.region_write(at, data)
+    }
+
+    /// Something is about to change under the device: a mapping, or its whole state by a reset. It
+    /// lets go of what that would disturb, and may take its time for it:
+    /// [`Quiesce::later`] puts the client's command off, and all that come behind it.
+    ///
+    /// DMA is refused ([`DmaError::Busy`](crate::dma::DmaError::Busy)) from the moment that the
+    /// device says it is quiescent until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// The errno that the client's command fails with.
+    fn quiesce(&mut self, quiesce: &mut Quiesce<'_>) -> Result<(), Errno> {
+        let _ = quiesce;
+        Ok(())
+    }
+
+    /// What the device was quiesced for has been done.
+    fn resume(&mut self) {}
+
     /// The device goes back to its state at power-on, or [lost its client](Reset::ConnectionLost).
     ///
     /// DMA by message that was under way has been given up: it ends with
@@ -34,6 +84,13 @@ pub trait Device {
 
     /// The client has mapped memory; it can be reached from now on.
     fn dma_mapped(&mut self, range: DmaRange) {
+        let _ = range;
+    }
+
+    /// Memory is about to go. New DMA to it is refused already, and messages about it have been given
+    /// up. The client waits until the device has dropped its [leases](crate::dma::Lease) of it;
+    /// everything else goes on meanwhile.
+    fn dma_unmapping(&mut self, range: DmaRange) {
         let _ = range;
     }
 
@@ -56,8 +113,38 @@ impl<D: Device + ?Sized> Device for Box<D> {
         (**self).reset(kind);
     }
 
+    fn region_read_or_defer(
+        &mut self,
+        at: Access,
+        data: &mut [u8],
+        defer: &mut Defer<'_>,
+    ) -> Result<(), Fault> {
+        (**self).region_read_or_defer(at, data, defer)
+    }
+
+    fn region_write_or_defer(
+        &mut self,
+        at: Access,
+        data: &[u8],
+        defer: &mut Defer<'_>,
+    ) -> Result<(), Fault> {
+        (**self).region_write_or_defer(at, data, defer)
+    }
+
+    fn quiesce(&mut self, quiesce: &mut Quiesce<'_>) -> Result<(), Errno> {
+        (**self).quiesce(quiesce)
+    }
+
+    fn resume(&mut self) {
+        (**self).resume();
+    }
+
     fn dma_mapped(&mut self, range: DmaRange) {
         (**self).dma_mapped(range);
+    }
+
+    fn dma_unmapping(&mut self, range: DmaRange) {
+        (**self).dma_unmapping(range);
     }
 
     fn dma_unmapped(&mut self, range: DmaRange) {

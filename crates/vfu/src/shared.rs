@@ -1,11 +1,13 @@
 //! What a device's handles, its handlers and the server have in common.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
-use crate::dma::Table;
+use crate::context::{self, Inside};
+use crate::dma::{DmaError, Table};
 use crate::irq::Irqs;
-use crate::link::Link;
+use crate::link::{Asker, Link, Reenter};
 use crate::pci::ConfigSpace;
 
 /// The largest DMA_READ on a single socket, in bytes. QEMU loses larger replies.
@@ -16,15 +18,37 @@ const READ_WINDOW: usize = 128 << 10;
 const WINDOW: usize = 1 << 20;
 
 /// One device, from its making to its end; clients come and go.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) table: Table,
     pub(crate) irqs: Irqs,
     config: Mutex<ConfigSpace>,
     /// Bus Master Enable gates what the device sends.
-    gate: bool,
+    needs_bus_master: bool,
     bus_master: AtomicBool,
+    /// Resets so far: what began before one does not go on after it.
+    epoch: AtomicU64,
+    /// Whether the device may start DMA at all; a [`Gate`].
+    gate: AtomicU8,
+    reentry: OnceLock<Arc<dyn Reenter>>,
+    handler_timeout: Option<Duration>,
     live: RwLock<Option<Arc<Live>>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("live", &self.live).finish_non_exhaustive()
+    }
+}
+
+/// Whether the device may start DMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Gate {
+    Open,
+    /// A reset is being executed: what the device wants now is of its life before.
+    Resetting,
+    /// The device is quiesced.
+    Quiesced,
 }
 
 /// A session that VERSION has agreed on.
@@ -54,13 +78,22 @@ impl Live {
 }
 
 impl Shared {
-    pub(crate) fn new(config: ConfigSpace, irqs: Irqs, gate: bool) -> Self {
+    pub(crate) fn new(
+        config: ConfigSpace,
+        irqs: Irqs,
+        needs_bus_master: bool,
+        handler_timeout: Option<Duration>,
+    ) -> Self {
         Shared {
             table: Table::default(),
             irqs,
             bus_master: AtomicBool::new(config.bus_master()),
             config: Mutex::new(config),
-            gate,
+            needs_bus_master,
+            epoch: AtomicU64::new(0),
+            gate: AtomicU8::new(Gate::Open as u8),
+            reentry: OnceLock::new(),
+            handler_timeout,
             live: RwLock::new(None),
         }
     }
@@ -71,11 +104,53 @@ impl Shared {
 
     /// Whether the device may send memory requests and messages.
     pub(crate) fn may_master(&self) -> bool {
-        !self.gate || self.bus_master.load(Ordering::Acquire)
+        !self.needs_bus_master || self.bus_master.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_bus_master(&self, on: bool) {
         self.bus_master.store(on, Ordering::Release);
+    }
+
+    /// Whether the device may start DMA now; gives the epoch in which it does.
+    pub(crate) fn may_dma(&self) -> Result<u64, DmaError> {
+        let epoch = self.epoch();
+        if context::inside(self) == Some(Inside::Callback) {
+            return Err(DmaError::Busy);
+        }
+        match self.gate.load(Ordering::SeqCst) {
+            g if g == Gate::Resetting as u8 => return Err(DmaError::Canceled),
+            g if g == Gate::Quiesced as u8 => return Err(DmaError::Busy),
+            _ => {}
+        }
+        if self.may_master() { Ok(epoch) } else { Err(DmaError::BusMasterDisabled) }
+    }
+
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        self.gate.store(gate as u8, Ordering::SeqCst);
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// A reset: nothing that has begun goes on.
+    pub(crate) fn next_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Lets handlers be called while one waits.
+    pub(crate) fn set_reentry(&self, reentry: Arc<dyn Reenter>) {
+        let _already_set = self.reentry.set(reentry);
+    }
+
+    /// What this thread has to do while it waits for DMA.
+    pub(crate) fn asker(&self) -> Asker<'_> {
+        match context::inside(self) {
+            Some(Inside::Handler) => {
+                Asker::handler(self.handler_timeout, self.reentry.get().map(|r| &**r))
+            }
+            Some(Inside::Callback) | None => Asker::elsewhere(),
+        }
     }
 
     /// The session, if a client is there.

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::wire::Command;
+
 use super::{Limits, Message};
 
 /// The queue between whoever reads the socket and the executor.
@@ -9,22 +11,30 @@ use super::{Limits, Message};
 pub(super) struct Commands<F> {
     queue: VecDeque<Message<F>>,
     bytes: usize,
+    resets: usize,
 }
 
 impl<F> Commands<F> {
     pub(super) fn new() -> Self {
-        Commands { queue: VecDeque::new(), bytes: 0 }
+        Commands { queue: VecDeque::new(), bytes: 0, resets: 0 }
     }
 
     pub(super) fn push(&mut self, message: Message<F>) {
         self.bytes += message.len();
+        self.resets += usize::from(is_reset(&message));
         self.queue.push_back(message);
     }
 
     pub(super) fn pop(&mut self) -> Option<Message<F>> {
         let message = self.queue.pop_front()?;
         self.bytes -= message.len();
+        self.resets -= usize::from(is_reset(&message));
         Some(message)
+    }
+
+    /// How many DEVICE_RESETs wait.
+    pub(super) fn resets(&self) -> usize {
+        self.resets
     }
 
     pub(super) fn len(&self) -> usize {
@@ -38,5 +48,10 @@ impl<F> Commands<F> {
     pub(super) fn clear(&mut self) {
         self.queue.clear();
         self.bytes = 0;
+        self.resets = 0;
     }
+}
+
+fn is_reset<F>(message: &Message<F>) -> bool {
+    message.header().command == Command::DeviceReset.as_u16()
 }

@@ -1,5 +1,7 @@
 //! The session itself: what arrives, where it goes, and when it ends.
 
+use std::task::Waker;
+
 use crate::wire::{Command, Errno, Header, Kind};
 
 use super::commands::Commands;
@@ -81,6 +83,8 @@ pub struct Session<F> {
     /// [`begin_command`](Session::begin_command).
     executed: u64,
     executing: bool,
+    /// Who waits for room among the requests.
+    waiting_for_room: Vec<Waker>,
     closed: Option<Closed>,
 }
 
@@ -96,6 +100,7 @@ impl<F> Session<F> {
             counters: Counters::default(),
             executed: 0,
             executing: false,
+            waiting_for_room: Vec::new(),
             closed: None,
         }
     }
@@ -272,6 +277,49 @@ impl<F> Session<F> {
         let ordered = self.role == Role::Client && !self.twin && self.closed.is_none();
         let executed = if ordered { self.executed } else { u64::MAX };
         self.requests[ticket.channel as usize].take(ticket, executed)
+    }
+
+    /// Whether a request has ended: its [`outcome`](Self::outcome) is known, or was given.
+    pub fn has_ended(&self, ticket: Ticket) -> bool {
+        self.requests[ticket.channel as usize].has_ended(ticket)
+    }
+
+    /// Has `waker` woken when the request ends, by whatever calls [`take_woken`](Self::take_woken).
+    /// False if it has ended already: look at its [`outcome`](Self::outcome).
+    pub fn wake_on(&mut self, ticket: Ticket, waker: &Waker) -> bool {
+        self.requests[ticket.channel as usize].wake(ticket, waker)
+    }
+
+    /// Has `waker` woken when there may be [room](Self::has_room) for a request.
+    pub fn wake_on_room(&mut self, waker: &Waker) {
+        self.waiting_for_room.push(waker.clone());
+    }
+
+    /// Has a waker woken when every DMA_WRITE that has started by now is acknowledged, or given up.
+    /// False if none is under way: then `waker` is not called.
+    pub fn wake_after_writes(&mut self, waker: impl FnOnce() -> Waker) -> bool {
+        self.requests[self.request_channel() as usize].wake_after_writes(waker)
+    }
+
+    /// Adds to `into` those who have to be woken. The caller does that when it holds no lock.
+    pub fn take_woken(&mut self, into: &mut Vec<Waker>) {
+        for requests in &mut self.requests {
+            requests.take_woken(into);
+        }
+        if !self.waiting_for_room.is_empty() && (self.has_room() || self.closed.is_some()) {
+            into.append(&mut self.waiting_for_room);
+        }
+    }
+
+    /// Whether [`take_woken`](Self::take_woken) has anybody.
+    pub fn has_woken(&self) -> bool {
+        self.requests.iter().any(Requests::has_woken)
+            || (!self.waiting_for_room.is_empty() && (self.has_room() || self.closed.is_some()))
+    }
+
+    /// Whether a DEVICE_RESET of the peer waits to be executed.
+    pub fn reset_is_queued(&self) -> bool {
+        self.commands.resets() > 0
     }
 
     /// Gives up a request whose outcome nobody wants any more.

@@ -28,6 +28,9 @@ pub struct Limits {
     pub unsent_bytes: usize,
     /// How long the peer may take to answer a request. `None`: for ever.
     pub reply_timeout: Option<Duration>,
+    /// How long all DMA by message inside one call of a handler may take. What comes after fails at
+    /// once. `None`: for ever.
+    pub handler_timeout: Option<Duration>,
     /// How long the peer may take to complete VERSION. `None`: for ever.
     pub handshake_timeout: Option<Duration>,
     /// How long a message may stay incomplete once it has begun. `None`: for ever.
@@ -49,6 +52,7 @@ impl Default for Limits {
             misplaced_commands: 64,
             unsent_bytes: 8 << 20,
             reply_timeout: Some(Duration::from_secs(2)),
+            handler_timeout: Some(Duration::from_secs(4)),
             handshake_timeout: Some(Duration::from_secs(10)),
             message_timeout: Some(Duration::from_secs(10)),
             send_timeout: Some(Duration::from_secs(10)),

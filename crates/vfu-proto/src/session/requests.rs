@@ -1,6 +1,7 @@
 //! Requests of ours on one channel, from the moment they are sent to their last echo.
 
 use std::collections::HashMap;
+use std::task::Waker;
 
 use crate::wire::Command;
 
@@ -64,6 +65,8 @@ struct Request<F> {
     deadline: Option<Time>,
     range: Option<Range>,
     state: State<F>,
+    /// Who wants to know when it ends.
+    waker: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -98,11 +101,24 @@ pub(super) struct Requests<F> {
     serial: u64,
     waiting: usize,
     zombies: usize,
+    /// Who waits for the writes up to a serial number to end.
+    fences: Vec<(u64, Waker)>,
+    /// Who has something to look at now.
+    woken: Vec<Waker>,
 }
 
 impl<F> Requests<F> {
     pub(super) fn new(channel: super::Channel) -> Self {
-        Requests { channel, by_id: HashMap::new(), next_id: 1, serial: 0, waiting: 0, zombies: 0 }
+        Requests {
+            channel,
+            by_id: HashMap::new(),
+            next_id: 1,
+            serial: 0,
+            waiting: 0,
+            zombies: 0,
+            fences: Vec::new(),
+            woken: Vec::new(),
+        }
     }
 
     /// An id that no request holds, neither waiting nor given up.
@@ -128,7 +144,8 @@ impl<F> Requests<F> {
         let id = self.fresh_id();
         self.serial += 1;
         let serial = self.serial;
-        let request = Request { command, serial, deadline, range, state: State::Waiting };
+        let state = State::Waiting;
+        let request = Request { command, serial, deadline, range, state, waker: None };
         self.by_id.insert(id, request);
         self.waiting += 1;
         Ticket { channel: self.channel, id, serial }
@@ -147,6 +164,8 @@ impl<F> Requests<F> {
                 } else {
                     request.state = State::Failed { why: Abort::WrongCommand, owed: false };
                 }
+                self.woken.extend(request.waker.take());
+                self.open_fences();
                 Matched::Completed(ticket)
             }
             State::Failed { why, owed: true } => {
@@ -202,12 +221,78 @@ impl<F> Requests<F> {
         for request in self.by_id.values_mut() {
             if matches!(request.state, State::Waiting) && which(request) {
                 request.state = State::Failed { why, owed };
+                self.woken.extend(request.waker.take());
                 failed += 1;
             }
+        }
+        if failed > 0 {
+            self.open_fences();
         }
         self.waiting -= failed;
         self.zombies += if owed { failed } else { 0 };
         failed
+    }
+
+    pub(super) fn has_ended(&self, ticket: Ticket) -> bool {
+        let request = self.by_id.get(&ticket.id).filter(|r| r.serial == ticket.serial);
+        request.is_none_or(|r| !matches!(r.state, State::Waiting))
+    }
+
+    /// Has `waker` woken when the request ends. False: it has ended, or never was.
+    pub(super) fn wake(&mut self, ticket: Ticket, waker: &Waker) -> bool {
+        let request = self.by_id.get_mut(&ticket.id).filter(|r| r.serial == ticket.serial);
+        let Some(request) = request.filter(|r| matches!(r.state, State::Waiting)) else {
+            return false;
+        };
+        match &mut request.waker {
+            Some(old) => old.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        true
+    }
+
+    /// Has `waker` woken when every DMA_WRITE that has started by now has ended. False: they have.
+    pub(super) fn wake_after_writes(&mut self, waker: impl FnOnce() -> Waker) -> bool {
+        if !self.has_writes(self.serial) {
+            return false;
+        }
+        self.fences.push((self.serial, waker()));
+        true
+    }
+
+    /// Whether a DMA_WRITE with a serial number up to `serial` waits for its reply.
+    fn has_writes(&self, serial: u64) -> bool {
+        self.waiting > 0
+            && self.by_id.values().any(|r| {
+                r.command == Command::DmaWrite
+                    && r.serial <= serial
+                    && matches!(r.state, State::Waiting)
+            })
+    }
+
+    /// Wakes who waited for writes that have all ended.
+    fn open_fences(&mut self) {
+        if self.fences.is_empty() {
+            return;
+        }
+        let mut fences = std::mem::take(&mut self.fences);
+        fences.retain(|(serial, waker)| {
+            let closed = self.has_writes(*serial);
+            if !closed {
+                self.woken.push(waker.clone());
+            }
+            closed
+        });
+        self.fences = fences;
+    }
+
+    /// Takes those that have to be woken.
+    pub(super) fn take_woken(&mut self, into: &mut Vec<Waker>) {
+        into.append(&mut self.woken);
+    }
+
+    pub(super) fn has_woken(&self) -> bool {
+        !self.woken.is_empty()
     }
 
     /// Gives up what is past its deadline.

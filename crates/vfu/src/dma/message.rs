@@ -3,175 +3,227 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use vfu_proto::session::Ticket;
 use vfu_proto::wire::{Command, DmaReadReply, DmaReadRequest, DmaWriteReply, DmaWriteRequest};
 
-use super::DmaError;
-use crate::link::{About, Message, with_scratch};
-use crate::shared::Live;
+use super::transfer::Buffer;
+use super::{Direction, DmaError, Region};
+use crate::link::{About, Asker, Link, Message, with_scratch};
+use crate::shared::{Live, Shared};
 
-/// One transfer: who to ask, about which mapping.
-pub(super) struct Transfer<'a> {
-    pub(super) live: &'a Live,
-    /// Set when the mapping has gone; no further piece is sent then.
-    pub(super) retired: &'a AtomicBool,
-    /// First address, in bytes.
-    pub(super) address: u64,
+/// What a pipeline waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pause {
+    /// The end of this request.
+    Reply(Ticket),
+    /// Room for one more.
+    Room,
 }
 
-/// The pieces of a transfer that are under way, oldest first.
-type UnderWay = VecDeque<(Ticket, Range<usize>)>;
+/// The part of a transfer that goes by messages to one mapping, in pieces: several of them are under
+/// way at once, so that the peer's latency is paid once for a window and not once for a piece.
+pub(super) struct Pipeline {
+    shared: Arc<Shared>,
+    /// Resets of the device when the transfer began.
+    epoch: u64,
+    live: Arc<Live>,
+    region: Arc<Region>,
+    /// The address of the buffer's first byte.
+    address: u64,
+    /// Bytes of the buffer that are not asked for yet.
+    unsent: Range<usize>,
+    /// What the peer left out of a reply; asked for before anything else.
+    again: Vec<Range<usize>>,
+    under_way: UnderWay,
+}
 
-impl Transfer<'_> {
-    /// Reads `to.len()` bytes.
-    pub(super) fn read(&self, to: &mut [u8]) -> Result<(), DmaError> {
-        let piece = self.live.read_piece();
-        self.pipeline(to.len(), piece, self.live.read_window(), |step| match step {
-            Step::Send(range) => self.ask(range),
-            Step::Finish(range, reply) => {
-                let data = check_read(&reply, self.at(range.start), range.len())?;
-                let got = data.len();
-                to[range.start..][..got].copy_from_slice(data);
-                self.live.link.recycle(Some(reply));
-                self.read_rest(range.start + got..range.end, to)?;
-                Ok(None)
-            }
-        })
-    }
+/// The pieces that are under way, oldest first. One alone allocates nothing.
+#[derive(Default)]
+struct UnderWay {
+    oldest: Option<Piece>,
+    more: VecDeque<Piece>,
+    bytes: usize,
+}
 
-    /// The peer gave less than asked for: asks for the rest, until there is none.
-    fn read_rest(&self, mut range: Range<usize>, to: &mut [u8]) -> Result<(), DmaError> {
-        while !range.is_empty() {
-            let ticket = self.ask(range.clone())?;
-            let Some(ticket) = ticket else { break };
-            let reply = self.live.link.outcome(ticket)?;
-            let data = check_read(&reply, self.at(range.start), range.len())?;
-            to[range.start..][..data.len()].copy_from_slice(data);
-            range.start += data.len();
-            self.live.link.recycle(Some(reply));
+type Piece = (Ticket, Range<usize>);
+
+impl UnderWay {
+    fn push(&mut self, piece: Piece) {
+        self.bytes += piece.1.len();
+        match self.oldest {
+            None => self.oldest = Some(piece),
+            Some(_) => self.more.push_back(piece),
         }
-        Ok(())
     }
 
-    fn ask(&self, range: Range<usize>) -> Result<Option<Ticket>, DmaError> {
-        let request = DmaReadRequest { address: self.at(range.start), count: range.len() as u64 };
-        with_scratch(|payload| {
-            request.emit(payload);
-            self.send(Command::DmaRead, range, &[IoSlice::new(payload)])
-        })
+    fn pop(&mut self) -> Option<Piece> {
+        let next = self.more.pop_front();
+        let piece = std::mem::replace(&mut self.oldest, next)?;
+        self.bytes -= piece.1.len();
+        Some(piece)
     }
+}
 
-    /// Writes `from`.
-    pub(super) fn write(&self, from: &[u8]) -> Result<(), DmaError> {
-        let piece = self.live.write_piece();
-        self.pipeline(from.len(), piece, self.live.write_window(), |step| match step {
-            Step::Send(range) => {
-                let (at, data) = (self.at(range.start), &from[range.clone()]);
-                with_scratch(|head| {
-                    DmaWriteRequest::emit_head(at, data.len() as u64, head);
-                    let payload = [IoSlice::new(head), IoSlice::new(data)];
-                    self.send(Command::DmaWrite, range, &payload)
-                })
-            }
-            Step::Finish(range, reply) => {
-                check_write(&reply, self.at(range.start), range.len())?;
-                self.live.link.recycle(Some(reply));
-                Ok(None)
-            }
-        })
-    }
-
-    fn send(
-        &self,
-        command: Command,
+impl Pipeline {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        epoch: u64,
+        live: Arc<Live>,
+        region: Arc<Region>,
+        address: u64,
         range: Range<usize>,
-        payload: &[IoSlice<'_>],
+    ) -> Self {
+        let (shared, under_way) = (shared.clone(), UnderWay::default());
+        let again = Vec::new();
+        Pipeline { shared, epoch, live, region, address, unsent: range, again, under_way }
+    }
+
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.live.link
+    }
+
+    /// Where in the buffer the pipeline ends.
+    pub(super) fn end(&self) -> usize {
+        self.unsent.end
+    }
+
+    /// Moves on as far as it goes without waiting. `None`: all bytes have been moved.
+    pub(super) fn advance(
+        &mut self,
+        buffer: &mut Buffer<'_>,
+        asker: &Asker<'_>,
+    ) -> Result<Option<Pause>, DmaError> {
+        loop {
+            if !self.fill(buffer, asker)? {
+                return Ok(Some(Pause::Room));
+            }
+            let Some((ticket, _)) = self.under_way.oldest else { return Ok(None) };
+            let Some(outcome) = self.live.link.try_outcome(ticket) else {
+                return Ok(Some(Pause::Reply(ticket)));
+            };
+            if let Some((_, range)) = self.under_way.pop() {
+                self.finish(range, outcome?, buffer)?;
+            }
+        }
+    }
+
+    /// Sends requests until the window is full. False if not even one is under way, for want of room.
+    fn fill(&mut self, buffer: &Buffer<'_>, asker: &Asker<'_>) -> Result<bool, DmaError> {
+        let (piece, window) = self.live.piece_and_window(buffer.direction());
+        loop {
+            let end = self.unsent.end.min(self.unsent.start + piece);
+            let range = self.again.last().cloned().unwrap_or(self.unsent.start..end);
+            if range.is_empty() {
+                break;
+            }
+            let idle = self.under_way.oldest.is_none();
+            if !idle && self.under_way.bytes + range.len() > window {
+                break;
+            }
+            let Some(ticket) = self.ask(range.clone(), buffer, asker)? else { return Ok(!idle) };
+            if self.again.pop().is_none() {
+                self.unsent.start = end;
+            }
+            self.under_way.push((ticket, range));
+        }
+        Ok(true)
+    }
+
+    /// Sends the request for a piece, if there is room for one.
+    fn ask(
+        &self,
+        range: Range<usize>,
+        buffer: &Buffer<'_>,
+        asker: &Asker<'_>,
     ) -> Result<Option<Ticket>, DmaError> {
-        let about = About {
-            range: Some((self.at(range.start), range.len() as u64)),
-            retired: Some(self.retired),
-            ..About::default()
+        let (address, count) = (self.at(range.start), range.len() as u64);
+        let gone = || {
+            self.region.retired.load(Ordering::SeqCst) || self.shared.epoch() != self.epoch
         };
-        Ok(Some(self.live.link.request(command, payload, &[], about)?))
+        let about = About { range: Some((address, count)), gone: Some(&gone), timeout: asker.left() };
+        with_scratch(|head| {
+            let link = &self.live.link;
+            let ticket = match buffer {
+                Buffer::Read(_) => {
+                    DmaReadRequest { address, count }.emit(head);
+                    link.try_request(Command::DmaRead, &[IoSlice::new(head)], &[], about)
+                }
+                Buffer::Write(from) => {
+                    DmaWriteRequest::emit_head(address, count, head);
+                    let payload = [IoSlice::new(head), IoSlice::new(&from[range])];
+                    link.try_request(Command::DmaWrite, &payload, &[], about)
+                }
+            };
+            Ok(ticket?)
+        })
+    }
+
+    /// Takes the reply to a piece.
+    fn finish(
+        &mut self,
+        range: Range<usize>,
+        reply: Message,
+        buffer: &mut Buffer<'_>,
+    ) -> Result<(), DmaError> {
+        let address = self.at(range.start);
+        if reply.header().is_error() {
+            return Err(DmaError::Refused(reply.header().errno()));
+        }
+        if let Buffer::Read(to) = buffer {
+            let data = check_read(&reply, address, range.len())?;
+            to[range.start..][..data.len()].copy_from_slice(data);
+            let rest = range.start + data.len()..range.end;
+            if !rest.is_empty() {
+                self.again.push(rest);
+            }
+        } else {
+            check_write(&reply, address, range.len())?;
+        }
+        self.live.link.recycle(Some(reply));
+        Ok(())
     }
 
     fn at(&self, offset: usize) -> u64 {
         self.address.wrapping_add(offset as u64)
     }
+}
 
-    /// Moves `len` bytes in pieces, with at most `window` bytes under way: the peer's latency is
-    /// paid once for a window, not once for a piece.
-    fn pipeline(
-        &self,
-        len: usize,
-        piece: usize,
-        window: usize,
-        mut step: impl FnMut(Step) -> Result<Option<Ticket>, DmaError>,
-    ) -> Result<(), DmaError> {
-        let mut under_way = UnderWay::new();
-        let result = self.pump(len, piece, window, &mut under_way, &mut step);
-        for (ticket, _) in under_way {
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        while let Some((ticket, _)) = self.under_way.pop() {
             self.live.link.forget(ticket);
         }
-        result
-    }
-
-    fn pump(
-        &self,
-        len: usize,
-        piece: usize,
-        window: usize,
-        under_way: &mut UnderWay,
-        step: &mut impl FnMut(Step) -> Result<Option<Ticket>, DmaError>,
-    ) -> Result<(), DmaError> {
-        let (mut sent, mut done) = (0, 0);
-        while done < len {
-            while sent < len && (under_way.is_empty() || sent - done + piece <= window) {
-                let range = sent..len.min(sent + piece);
-                sent = range.end;
-                if let Some(ticket) = step(Step::Send(range.clone()))? {
-                    under_way.push_back((ticket, range));
-                }
-            }
-            let Some((ticket, range)) = under_way.pop_front() else { break };
-            done = range.end;
-            let reply = self.live.link.outcome(ticket)?;
-            step(Step::Finish(range, reply))?;
-        }
-        Ok(())
     }
 }
 
-enum Step {
-    /// Send the request for this piece; gives its ticket.
-    Send(Range<usize>),
-    /// The reply to this piece is here.
-    Finish(Range<usize>, Message),
+impl Live {
+    /// The largest piece, and the most bytes that may be under way.
+    fn piece_and_window(&self, direction: Direction) -> (usize, usize) {
+        match direction {
+            Direction::Read => (self.read_piece(), self.read_window()),
+            Direction::Write => (self.write_piece(), self.write_window()),
+        }
+    }
 }
 
 /// The data of a reply to `count` bytes at `address`; at least one byte, at most `count`.
 fn check_read(reply: &Message, address: u64, count: usize) -> Result<&[u8], DmaError> {
-    if reply.header().is_error() {
-        return Err(DmaError::Refused(reply.header().errno()));
-    }
     let parsed = DmaReadReply::parse(reply.payload());
     let parsed = parsed.map_err(|_| DmaError::Malformed("its count and its data differ"))?;
     if parsed.address != address {
         return Err(DmaError::Malformed("another address"));
     }
     match parsed.data.len() {
-        0 => Err(DmaError::Malformed("no data")),
+        0 => Err(DmaError::NoData),
         n if n > count => Err(DmaError::Malformed("more data than asked for")),
         _ => Ok(parsed.data),
     }
 }
 
 fn check_write(reply: &Message, address: u64, count: usize) -> Result<(), DmaError> {
-    if reply.header().is_error() {
-        return Err(DmaError::Refused(reply.header().errno()));
-    }
     let parsed = DmaWriteReply::parse(reply.payload());
     let parsed = parsed.map_err(|_| DmaError::Malformed("cut short"))?;
     if parsed.address.is_some_and(|a| a != address) {

@@ -1,10 +1,13 @@
 //! The peer's memory, as the device reaches it.
 
 mod copy;
+mod future;
+mod lease;
 mod mapping;
 mod message;
 mod region;
 mod table;
+mod transfer;
 
 use std::sync::Arc;
 
@@ -14,9 +17,12 @@ use vfu_proto::wire::Errno;
 use crate::link::RequestError;
 use crate::shared::Shared;
 
-use message::Transfer;
 pub(crate) use region::{Backing, Region};
 pub(crate) use table::{Inserted, Table};
+use transfer::{Buffer, Transfer};
+
+pub use future::DmaFuture;
+pub use lease::Lease;
 
 /// Which way bytes move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +70,19 @@ pub enum DmaError {
     /// A reset, or the end of the mapping, came in between.
     #[error("canceled by a reset or an unmap")]
     Canceled,
+    /// The device may not do it now: it is quiesced, or it asks from a callback that tells it of a
+    /// reset or an unmap, which could wait for itself.
+    #[error("no DMA while the device is quiesced, nor from a callback of a reset or an unmap")]
+    Busy,
+    /// A lease was asked for of memory that is not mapped into this process as a whole.
+    #[error("the memory at {address:#x} is not shared, or not in one mapping")]
+    NotDirect {
+        /// Where it was asked for.
+        address: u64,
+    },
+    /// The peer answered without any data.
+    #[error("the peer gave no data")]
+    NoData,
     /// The peer refused.
     #[error("the peer refused: {0}")]
     Refused(Errno),
@@ -83,6 +102,9 @@ impl DmaError {
             DmaError::NotConnected => Errno::ENOTCONN,
             DmaError::TimedOut => Errno::ETIMEDOUT,
             DmaError::Canceled => Errno::ECANCELED,
+            DmaError::Busy => Errno::EBUSY,
+            DmaError::NotDirect { .. } => Errno::EFAULT,
+            DmaError::NoData => Errno::EIO,
             DmaError::Malformed(_) => Errno::EPROTO,
         }
     }
@@ -96,7 +118,7 @@ impl From<RequestError> for DmaError {
             RequestError::Aborted(Abort::WrongCommand) => DmaError::Malformed("another command"),
             RequestError::Aborted(Abort::Closed) => DmaError::NotConnected,
             RequestError::NotStarted(Start::Closed | Start::Full) => DmaError::NotConnected,
-            RequestError::Retired => DmaError::Canceled,
+            RequestError::Gone => DmaError::Canceled,
         }
     }
 }
@@ -129,56 +151,26 @@ impl Dma {
     ///
     /// # Errors
     /// See [`DmaError`]; `to` may then be filled in part.
-    pub fn read(&self, address: u64, mut to: &mut [u8]) -> Result<(), DmaError> {
-        self.check_bus_master()?;
-        let mut at = address;
-        for region in self.shared.table.lease(address, to.len(), Direction::Read)?.iter() {
-            let offset = at - region.address;
-            let here = usize::try_from(region.size - offset).unwrap_or(usize::MAX).min(to.len());
-            let (piece, rest) = to.split_at_mut(here);
-            match region.backing {
-                Backing::Message => {
-                    Transfer { live: &*self.live()?, retired: &region.retired, address: at }
-                        .read(piece)?
-                }
-                _ => region.read_direct(offset, piece).map_err(|e| file_error(at, e))?,
-            }
-            to = rest;
-            at = at.wrapping_add(here as u64);
-        }
-        Ok(())
+    pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), DmaError> {
+        Transfer::new(&self.shared, address, Buffer::Read(to)).block()
     }
 
     /// Writes `from` to the peer's memory at `address`. When it returns the peer can see it.
     ///
     /// # Errors
     /// See [`DmaError`]; a part may have been written.
-    pub fn write(&self, address: u64, mut from: &[u8]) -> Result<(), DmaError> {
-        self.check_bus_master()?;
-        let mut at = address;
-        for region in self.shared.table.lease(address, from.len(), Direction::Write)?.iter() {
-            let offset = at - region.address;
-            let here = usize::try_from(region.size - offset).unwrap_or(usize::MAX).min(from.len());
-            let (piece, rest) = from.split_at(here);
-            match region.backing {
-                Backing::Message => {
-                    Transfer { live: &*self.live()?, retired: &region.retired, address: at }
-                        .write(piece)?
-                }
-                _ => region.write_direct(offset, piece).map_err(|e| file_error(at, e))?,
-            }
-            from = rest;
-            at = at.wrapping_add(here as u64);
-        }
-        Ok(())
+    pub fn write(&self, address: u64, from: &[u8]) -> Result<(), DmaError> {
+        Transfer::new(&self.shared, address, Buffer::Write(from)).block()
     }
 
-    fn check_bus_master(&self) -> Result<(), DmaError> {
-        if self.shared.may_master() { Ok(()) } else { Err(DmaError::BusMasterDisabled) }
+    /// As [`read`](Self::read), without blocking.
+    pub fn read_async<'a>(&'a self, address: u64, to: &'a mut [u8]) -> DmaFuture<'a> {
+        DmaFuture::new(Transfer::new(&self.shared, address, Buffer::Read(to)))
     }
 
-    fn live(&self) -> Result<Arc<crate::shared::Live>, DmaError> {
-        self.shared.live().ok_or(DmaError::NotConnected)
+    /// As [`write`](Self::write), without blocking.
+    pub fn write_async<'a>(&'a self, address: u64, from: &'a [u8]) -> DmaFuture<'a> {
+        DmaFuture::new(Transfer::new(&self.shared, address, Buffer::Write(from)))
     }
 }
 

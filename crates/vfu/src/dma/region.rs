@@ -2,11 +2,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::Waker;
 
 use rustix::fs::{FileType, Stat, fstat};
 use rustix::io::{Errno as SysErrno, pread, pwrite};
 use vfu_proto::wire::{AccessMode, DmaMap, DmaMapFlags, Errno};
 
+use super::Direction;
 use super::mapping::Mapping;
 
 /// A range of addresses that the peer has announced.
@@ -26,6 +29,8 @@ pub(crate) struct Region {
     pub(super) users: AtomicUsize,
     /// No longer in the table.
     pub(super) retired: AtomicBool,
+    /// Woken when the region is retired and its last lease has gone.
+    unused: Mutex<Option<Waker>>,
 }
 
 /// How a region is reached.
@@ -135,7 +140,44 @@ impl Region {
             backing,
             users: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
+            unused: Mutex::new(None),
         })
+    }
+
+    /// It has left the table: no lease will be added.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    /// A lease has ended.
+    pub(super) fn release(&self) {
+        if self.users.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_retired() {
+            let waker = self.unused.lock().unwrap_or_else(PoisonError::into_inner).take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether nobody holds the retired region; if somebody does, `waker` is woken when that ends.
+    pub(crate) fn is_unused_or_wakes(&self, waker: &Waker) -> bool {
+        let mut slot = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
+        // First the waker, then the look: who releases does it the other way round.
+        *slot = Some(waker.clone());
+        let unused = self.users.load(Ordering::SeqCst) == 0;
+        if unused {
+            *slot = None;
+        }
+        unused
+    }
+
+    pub(super) fn allows(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Read => self.readable,
+            Direction::Write => self.writable,
+        }
     }
 
     /// The last address. `size` is never 0.

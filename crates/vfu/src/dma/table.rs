@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use vfu_proto::wire::Errno;
 
@@ -14,15 +14,6 @@ use super::{Direction, DmaError, Region};
 pub(crate) struct Table {
     /// By first address.
     regions: RwLock<BTreeMap<u64, Arc<Region>>>,
-    /// For an unmap that waits for leases to end.
-    drained: (Mutex<()>, Condvar),
-}
-
-/// The right to touch a region. While it lives the mapping does.
-#[derive(Debug)]
-pub(super) struct Lease<'a> {
-    region: Arc<Region>,
-    table: &'a Table,
 }
 
 /// What became of an entry.
@@ -69,52 +60,30 @@ impl Table {
         if (at, other.last()) != (address, last) {
             return Err(Errno::ENOENT);
         }
-        Ok(regions.remove(&at).inspect(|r| r.retired.store(true, Ordering::SeqCst)))
+        Ok(regions.remove(&at).inspect(|region| region.retire()))
     }
 
     /// Takes all mappings out.
     pub(crate) fn remove_all(&self) -> Vec<Arc<Region>> {
         let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
         let all = std::mem::take(&mut *regions).into_values();
-        all.inspect(|r| r.retired.store(true, Ordering::SeqCst)).collect()
+        all.inspect(|region| region.retire()).collect()
     }
 
-    /// Waits until nobody touches a region that was taken out.
-    pub(crate) fn wait_unused(&self, region: &Region) {
-        let mut guard = self.drained.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while region.users.load(Ordering::SeqCst) > 0 {
-            guard = self.drained.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Leases every region that `len` bytes from `address` lie in, in order.
+    /// Checks that `len` bytes from `address` may all be moved in this direction.
     ///
     /// # Errors
-    /// A byte lies in no region, or in one that may not be moved in this direction.
-    pub(super) fn lease(
+    /// A byte lies in no mapping, or in one that does not allow it.
+    pub(super) fn check(
         &self,
         address: u64,
         len: usize,
         direction: Direction,
-    ) -> Result<Leases<'_>, DmaError> {
+    ) -> Result<(), DmaError> {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
-        let mut leases = Leases { first: None, more: Vec::new() };
         let (mut at, mut left) = (address, len as u64);
         while left > 0 {
-            let unmapped = || DmaError::NotMapped { address: at };
-            let (_, region) = regions.range(..=at).next_back().ok_or_else(unmapped)?;
-            if region.last() < at {
-                return Err(unmapped());
-            }
-            let allowed = match direction {
-                Direction::Read => region.readable,
-                Direction::Write => region.writable,
-            };
-            if !allowed {
-                return Err(DmaError::Permission { address: at, direction });
-            }
-            region.users.fetch_add(1, Ordering::SeqCst);
-            leases.push(Lease { region: region.clone(), table: self });
+            let region = find(&regions, at, direction)?;
             let here = region.last() - at;
             if left - 1 <= here {
                 break;
@@ -122,32 +91,51 @@ impl Table {
             left -= here + 1;
             at = region.last().checked_add(1).ok_or(DmaError::NotMapped { address: u64::MAX })?;
         }
-        Ok(leases)
+        Ok(())
+    }
+
+    /// Leases the mapping that `address` lies in.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub(super) fn lease(
+        &self,
+        address: u64,
+        direction: Direction,
+    ) -> Result<Lease, DmaError> {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let region = find(&regions, address, direction)?.clone();
+        // Under the lock: who takes the region out counts us, or we do not find it.
+        region.users.fetch_add(1, Ordering::SeqCst);
+        Ok(Lease { region })
     }
 }
 
-/// Leases of adjacent regions; mostly one, which then needs no allocation.
+/// The mapping that `address` lies in, if it allows the direction.
+fn find(
+    regions: &BTreeMap<u64, Arc<Region>>,
+    address: u64,
+    direction: Direction,
+) -> Result<&Arc<Region>, DmaError> {
+    let found = regions.range(..=address).next_back().map(|(_, region)| region);
+    let region = found.filter(|region| region.last() >= address);
+    let region = region.ok_or(DmaError::NotMapped { address })?;
+    if region.allows(direction) { Ok(region) } else { Err(DmaError::Permission { address, direction }) }
+}
+
+/// The right to touch a region. While it lives the mapping does.
 #[derive(Debug)]
-pub(super) struct Leases<'a> {
-    first: Option<Lease<'a>>,
-    more: Vec<Lease<'a>>,
+pub(super) struct Lease {
+    region: Arc<Region>,
 }
 
-impl<'a> Leases<'a> {
-    fn push(&mut self, lease: Lease<'a>) {
-        if self.first.is_none() {
-            self.first = Some(lease);
-        } else {
-            self.more.push(lease);
-        }
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Lease<'a>> {
-        self.first.iter().chain(&self.more)
+impl Lease {
+    pub(super) fn region(&self) -> &Arc<Region> {
+        &self.region
     }
 }
 
-impl Deref for Lease<'_> {
+impl Deref for Lease {
     type Target = Region;
 
     fn deref(&self) -> &Region {
@@ -155,12 +143,8 @@ impl Deref for Lease<'_> {
     }
 }
 
-impl Drop for Lease<'_> {
+impl Drop for Lease {
     fn drop(&mut self) {
-        let last = self.region.users.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && self.region.retired.load(Ordering::SeqCst) {
-            let _guard = self.table.drained.0.lock().unwrap_or_else(PoisonError::into_inner);
-            self.table.drained.1.notify_all();
-        }
+        self.region.release();
     }
 }

@@ -14,7 +14,9 @@
 //!
 //! Locks, in the order in which they may be taken: an outbox, then the state.
 
+mod attend;
 mod outbox;
+mod request;
 mod scratch;
 mod wait;
 mod wake;
@@ -22,6 +24,7 @@ mod wake;
 use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Waker;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,6 +65,15 @@ pub(crate) enum RequestError {
     Retired,
 }
 
+/// What an executor does next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// A command of the peer.
+    Command(Message),
+    /// Something that it put off may be done now: see [`Link::kick`].
+    Kick,
+}
+
 /// What came while waiting for a reply.
 #[derive(Debug)]
 pub(crate) enum Waited {
@@ -82,8 +94,12 @@ pub(crate) struct Link {
     outboxes: [Mutex<Outbox>; 2],
     /// Bytes that wait in each outbox, to be seen without its lock.
     unsent: [AtomicUsize; 2],
-    /// Written when a command was queued, for an event loop that can't see it on the socket.
+    /// Ends the wait of an event loop, or of whoever polls the sockets.
     wake: OnceLock<Arc<Wake>>,
+    /// An event loop waits on `wake`, not one of our threads.
+    event_loop: AtomicBool,
+    /// The executor has something to do besides commands.
+    kicked: AtomicBool,
     origin: Instant,
 }
 
@@ -98,6 +114,12 @@ struct State {
     stalled: [Option<Time>; 2],
     /// Threads that sleep on `changed`.
     sleepers: usize,
+    /// Something may happen that does not come over the sockets: readers watch `wake`, too.
+    attended: bool,
+    /// A thread receives, and sees nothing else until something comes.
+    blind: bool,
+    /// When the reader, or the event loop, will look up by itself.
+    looks_up: Option<Time>,
     /// Error replies that the session wants sent.
     refusals: Vec<(Channel, Header)>,
     /// Between the kernel and a message, reused.
@@ -116,6 +138,9 @@ impl Link {
                 begun: [None; 2],
                 stalled: [None; 2],
                 sleepers: 0,
+                attended: false,
+                blind: false,
+                looks_up: None,
                 refusals: Vec::new(),
                 fds: Vec::new(),
             }),
@@ -123,6 +148,8 @@ impl Link {
             outboxes: Default::default(),
             unsent: Default::default(),
             wake: OnceLock::new(),
+            event_loop: AtomicBool::new(false),
+            kicked: AtomicBool::new(false),
             origin: Instant::now(),
         }
     }
@@ -134,11 +161,6 @@ impl Link {
             state.framers[1] = Some(Framer::new(state.session.limits().max_message));
             state.session.add_twin();
         }
-    }
-
-    /// From now on an event loop is told through `wake` of commands that another thread read.
-    pub(crate) fn wake_by(&self, wake: Arc<Wake>) {
-        let _already_set = self.wake.set(wake);
     }
 
     pub(crate) fn has_twin(&self) -> bool {
@@ -186,7 +208,18 @@ impl Link {
         let mut state = self.lock();
         let why = state.session.close(why);
         self.hang_up(&state);
+        self.release(state);
         why
+    }
+
+    /// Unlocks, and wakes those who have to be.
+    fn release(&self, mut state: MutexGuard<'_, State>) {
+        if state.session.has_woken() {
+            let mut woken = Vec::new();
+            state.session.take_woken(&mut woken);
+            drop(state);
+            woken.into_iter().for_each(Waker::wake);
+        }
     }
 
     /// What follows the end of the session: nobody goes on waiting.
@@ -196,13 +229,7 @@ impl Link {
             twin.shutdown();
         }
         self.wake_sleepers(state);
-        self.wake_loop();
-    }
-
-    fn wake_loop(&self) {
-        if let Some(wake) = self.wake.get() {
-            wake.wake();
-        }
+        self.nudge();
     }
 
     /// Sends one whole message; what does not go at once is sent while somebody waits.
@@ -216,6 +243,7 @@ impl Link {
         let mut outbox = self.outboxes[index].lock().unwrap_or_else(PoisonError::into_inner);
         let sent = outbox.send(self.socket(channel), parts, fds);
         self.unsent[index].store(outbox.len(), Ordering::Release);
+        drop(outbox);
         sent.map_err(|e| self.close(lost(e)))
     }
 
@@ -225,6 +253,7 @@ impl Link {
         let mut outbox = self.outboxes[index].lock().unwrap_or_else(PoisonError::into_inner);
         let flushed = outbox.flush(self.socket(channel));
         self.unsent[index].store(outbox.len(), Ordering::Release);
+        drop(outbox);
         let progress = flushed.map_err(|e| self.close(lost(e)))?;
         if progress {
             self.lock().stalled[index] = None;
@@ -239,99 +268,6 @@ impl Link {
     /// Whether anything waits to be sent.
     pub(crate) fn has_unsent(&self) -> bool {
         Channel::ALL.iter().any(|c| self.unsent(*c) > 0)
-    }
-
-    /// Sends a request; its outcome is fetched with [`outcome`](Self::outcome).
-    ///
-    /// Waits while as many requests as allowed are outstanding.
-    pub(crate) fn request(
-        &self,
-        command: Command,
-        payload: &[IoSlice<'_>],
-        fds: &[BorrowedFd<'_>],
-        about: About<'_>,
-    ) -> Result<Ticket, RequestError> {
-        let started = self.wait(None, |session| {
-            if self.unsent(session.request_channel()) > session.limits().unsent_bytes {
-                return None;
-            }
-            if about.retired.is_some_and(|r| r.load(Ordering::SeqCst)) {
-                return Some(Err(RequestError::Retired));
-            }
-            let timeout = about.timeout.or(session.limits().reply_timeout);
-            match session.start(command, timeout.map(|t| self.now() + t), about.range) {
-                Err(Start::Full) => None,
-                started => Some(started.map_err(RequestError::NotStarted)),
-            }
-        });
-        let ticket = started.unwrap_or(Err(Start::Closed.into()))?;
-        // If it can't be sent the session is closed, and that is the outcome.
-        let _closed =
-            self.send_command(ticket.channel(), ticket.id(), command, payload, fds, false);
-        Ok(ticket)
-    }
-
-    /// Sends a command that wants no reply.
-    pub(crate) fn post(
-        &self,
-        command: Command,
-        payload: &[IoSlice<'_>],
-    ) -> Result<(), RequestError> {
-        let started = self.wait(None, |session| {
-            let channel = session.request_channel();
-            let room = self.unsent(channel) <= session.limits().unsent_bytes;
-            room.then(|| session.start_posted().map(|id| (channel, id)))
-        });
-        let (channel, id) = started.unwrap_or(Err(Start::Closed))?;
-        self.send_command(channel, id, command, payload, &[], true)
-            .map_err(|_| RequestError::NotStarted(Start::Closed))
-    }
-
-    /// Waits until all has been sent; gives commands to be executed meanwhile, so that a peer that
-    /// waits for us before it reads on is not waited for in vain.
-    pub(crate) fn flushed_or_command(&self) -> Option<Message> {
-        if !self.has_unsent() {
-            return None;
-        }
-        let waited = self.wait(None, |session| match session.begin_command() {
-            None if self.has_unsent() => None,
-            command => Some(command),
-        });
-        waited.unwrap_or(None)
-    }
-
-    fn send_command(
-        &self,
-        channel: Channel,
-        id: u16,
-        command: Command,
-        payload: &[IoSlice<'_>],
-        fds: &[BorrowedFd<'_>],
-        posted: bool,
-    ) -> Result<(), Closed> {
-        let len = payload.iter().map(|p| p.len()).sum();
-        let mut header = Header::command(id, command, len);
-        if posted {
-            header = header.with_no_reply();
-        }
-        let header: [u8; HEADER_SIZE] = header.emit();
-        match payload {
-            [] => self.send(channel, &[IoSlice::new(&header)], fds),
-            [one] => self.send(channel, &[IoSlice::new(&header), IoSlice::new(one)], fds),
-            [one, two, ..] => {
-                let parts = [IoSlice::new(&header), IoSlice::new(one), IoSlice::new(two)];
-                self.send(channel, &parts, fds)
-            }
-        }
-    }
-
-    /// Waits for the reply to a request.
-    pub(crate) fn outcome(&self, ticket: Ticket) -> Result<Message, RequestError> {
-        let outcome = self.wait(None, |session| session.outcome(ticket));
-        match outcome {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => Err(Abort::Closed.into()),
-        }
     }
 
     /// Waits for the reply to a request, or for a command of the peer to be executed meanwhile.
@@ -368,16 +304,21 @@ impl Link {
         self.wake_sleepers(&state);
     }
 
-    /// The next command of the peer; waits for it.
+    /// The next command of the peer, or a kick; waits for it.
     ///
     /// `done` is a message that its executor is through with; its buffer is used again.
-    pub(crate) fn next_command(&self, done: Option<Message>) -> Result<Message, Closed> {
+    pub(crate) fn next(&self, done: Option<Message>, paused: bool) -> Result<Next, Closed> {
         self.recycle(done);
-        match self.wait(None, |session| self.take_command(session)) {
-            Ok(command) => Ok(command),
-            Err(Ended::Closed(why)) => Err(why),
-            Err(Ended::TimedOut) => Err(self.close(Closed::Limit("timed out"))),
-        }
+        let next = self.wait(None, |session| {
+            if self.kicked.swap(false, Ordering::SeqCst) {
+                return Some(Next::Kick);
+            }
+            if paused { None } else { self.take_command(session).map(Next::Command) }
+        });
+        next.map_err(|ended| match ended {
+            Ended::Closed(why) => why,
+            Ended::TimedOut => self.close(Closed::Limit("timed out")),
+        })
     }
 
     /// The first command, within the handshake's time.
@@ -411,25 +352,6 @@ impl Link {
         let Some(message) = done else { return };
         if let Some(framer) = &mut self.lock().framers[0] {
             framer.recycle(message);
-        }
-    }
-
-    /// Gives up a request whose outcome nobody wants any more.
-    pub(crate) fn forget(&self, ticket: Ticket) {
-        self.lock().session.forget(ticket);
-    }
-
-    /// Gives up requests about a range of addresses, or all.
-    pub(crate) fn cancel(&self, range: Option<(u64, u64)>) {
-        let mut state = self.lock();
-        match range {
-            Some((start, len)) => state.session.cancel_range(start, len),
-            None => state.session.cancel_all(),
-        };
-        if state.session.closed().is_some() {
-            self.hang_up(&state);
-        } else {
-            self.wake_sleepers(&state);
         }
     }
 }

@@ -1,0 +1,126 @@
+//! One read or write of the peer's memory, from its first byte to its last.
+
+use std::sync::Arc;
+
+use super::message::{Pause, Pipeline};
+use super::{Backing, Direction, DmaError, file_error};
+use crate::link::{Asker, Link};
+use crate::shared::Shared;
+
+/// Where the bytes go, or come from.
+pub(super) enum Buffer<'a> {
+    Read(&'a mut [u8]),
+    Write(&'a [u8]),
+}
+
+impl Buffer<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Buffer::Read(to) => to.len(),
+            Buffer::Write(from) => from.len(),
+        }
+    }
+
+    pub(super) fn direction(&self) -> Direction {
+        match self {
+            Buffer::Read(_) => Direction::Read,
+            Buffer::Write(_) => Direction::Write,
+        }
+    }
+}
+
+/// The state of a transfer. It moves on by [`advance`](Self::advance), which never waits; a blocking
+/// call, a future and a callback differ only in what they do when it can't.
+pub(super) struct Transfer<'a> {
+    shared: &'a Arc<Shared>,
+    address: u64,
+    buffer: Buffer<'a>,
+    /// Bytes that have been moved.
+    done: usize,
+    /// Resets of the device when the transfer began, once it has.
+    epoch: Option<u64>,
+    /// What is under way by messages.
+    messages: Option<Pipeline>,
+}
+
+/// What a transfer waits for.
+pub(super) struct Waiting {
+    pub(super) link: Arc<Link>,
+    pub(super) pause: Pause,
+}
+
+impl<'a> Transfer<'a> {
+    pub(super) fn new(shared: &'a Arc<Shared>, address: u64, buffer: Buffer<'a>) -> Self {
+        Transfer { shared, address, buffer, done: 0, epoch: None, messages: None }
+    }
+
+    /// Moves on as far as it goes without waiting. `None`: all bytes have been moved.
+    pub(super) fn advance(&mut self, asker: &Asker<'_>) -> Result<Option<Waiting>, DmaError> {
+        let len = self.buffer.len();
+        if self.epoch.is_none() {
+            self.begin()?;
+        }
+        while self.done < len {
+            if self.messages.is_none() && !self.direct_or_begin_messages()? {
+                continue;
+            }
+            let Some(messages) = &mut self.messages else { break };
+            if let Some(pause) = messages.advance(&mut self.buffer, asker)? {
+                let link = messages.link().clone();
+                return Ok(Some(Waiting { link, pause }));
+            }
+            self.done = messages.end();
+            self.messages = None;
+        }
+        Ok(None)
+    }
+
+    /// Checks the whole before a byte moves.
+    fn begin(&mut self) -> Result<(), DmaError> {
+        self.epoch = Some(self.shared.may_dma()?);
+        let (len, direction) = (self.buffer.len(), self.buffer.direction());
+        self.shared.table.check(self.address, len, direction)
+    }
+
+    /// Copies up to the end of the next mapping. True if that takes messages, which have begun.
+    fn direct_or_begin_messages(&mut self) -> Result<bool, DmaError> {
+        let epoch = self.epoch.unwrap_or_default();
+        if self.shared.epoch() != epoch {
+            return Err(DmaError::Canceled);
+        }
+        let at = self.address.wrapping_add(self.done as u64);
+        let first = self.done == 0;
+        let lease = self.shared.table.lease(at, self.buffer.direction());
+        // The whole was mapped when we began: what has gone since was taken from under us.
+        let lease = lease.map_err(|e| if first { e } else { DmaError::Canceled })?;
+        let offset = at - lease.address;
+        let left = usize::try_from(lease.size - offset).unwrap_or(usize::MAX);
+        let end = self.buffer.len().min(self.done.saturating_add(left));
+        if matches!(lease.backing, Backing::Message) {
+            let live = self.shared.live().ok_or(DmaError::NotConnected)?;
+            let (range, region) = (self.done..end, lease.region().clone());
+            self.messages = Some(Pipeline::new(self.shared, epoch, live, region, self.address, range));
+            return Ok(true);
+        }
+        match &mut self.buffer {
+            Buffer::Read(to) => lease.read_direct(offset, &mut to[self.done..end]),
+            Buffer::Write(from) => lease.write_direct(offset, &from[self.done..end]),
+        }
+        .map_err(|e| file_error(at, e))?;
+        self.done = end;
+        Ok(false)
+    }
+
+    /// Moves all bytes, and waits as long as it takes.
+    pub(super) fn block(mut self) -> Result<(), DmaError> {
+        let shared = self.shared.clone();
+        let asker = shared.asker();
+        while let Some(Waiting { link, pause }) = self.advance(&asker)? {
+            match pause {
+                Pause::Reply(ticket) => link.wait_for_end(ticket, &asker)?,
+                Pause::Room => link.wait_for_room(&asker)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! What reaches a session by other ways than its sockets, and how whoever waits comes to know.
+//!
+//! A thread that waits is in one of four places: asleep until told (`changed`), in a `poll` of the
+//! sockets and of `wake`, in an event loop of the user that watches `wake`, or *blind* in a receive,
+//! which nothing but the peer ends. The last is the fast way. It is taken as long as nothing can
+//! happen that a blind thread would have to know of; when that changes while one is blind, a helper
+//! thread waits in its place until it comes back.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+
+use super::{Link, State, Wake};
+
+impl Link {
+    /// From now on whoever waits for this session can be woken through `wake`.
+    pub(crate) fn wake_by(&self, wake: Arc<Wake>) {
+        let _already_set = self.wake.set(wake);
+    }
+
+    /// It is an event loop that waits on `wake`.
+    pub(crate) fn in_event_loop(&self) {
+        self.event_loop.store(true, Ordering::SeqCst);
+    }
+
+    /// Somebody may have to be told, or woken, by what has just been done to the session.
+    pub(super) fn told(&self, state: MutexGuard<'_, State>) {
+        if state.session.closed().is_some() {
+            self.hang_up(&state);
+        } else {
+            self.wake_sleepers(&state);
+            self.nudge();
+        }
+        self.release(state);
+    }
+
+    /// Has whoever polls the sockets look at the session again.
+    pub(super) fn nudge(&self) {
+        if let Some(wake) = self.wake.get() {
+            wake.wake();
+        }
+    }
+
+    /// Tells an event loop of commands that another thread has read.
+    pub(super) fn wake_loop(&self) {
+        if self.event_loop.load(Ordering::SeqCst) {
+            self.nudge();
+        }
+    }
+
+    /// Has the executor look at what it has put off.
+    pub(crate) fn kick(&self) {
+        self.kicked.store(true, Ordering::SeqCst);
+        let state = self.lock();
+        self.wake_sleepers(&state);
+        drop(state);
+        self.nudge();
+    }
+
+    /// Whether the executor has been kicked since the last time.
+    pub(crate) fn take_kick(&self) -> bool {
+        self.kicked.swap(false, Ordering::SeqCst)
+    }
+
+    /// From now on things happen that do not come over the sockets: a deadline of somebody who does
+    /// not wait in a thread, an answer that is given later. The session must be looked after.
+    pub(crate) fn attended(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.attended, true) && state.blind {
+            let link = self.clone();
+            // Without a thread it is noticed only when the peer sends something.
+            let thread = std::thread::Builder::new().name("vfu-attendant".into());
+            let _out_of_threads = thread.spawn(move || {
+                let _ended = link.wait_while_blind();
+            });
+        }
+    }
+
+    /// The session has a deadline more: whoever waits must know of it.
+    pub(super) fn attend(&self, state: MutexGuard<'_, State>) {
+        let next = state.session.next_deadline();
+        let in_time = match (next, state.looks_up) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(next), Some(looks_up)) => looks_up <= next,
+        };
+        if !in_time || self.has_unsent() {
+            self.wake_sleepers(&state);
+            self.nudge();
+        }
+    }
+}

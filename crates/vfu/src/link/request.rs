@@ -1,0 +1,286 @@
+//! Asking the peer, and the three ways to wait for it.
+
+use std::io::IoSlice;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use vfu_proto::session::{Abort, Channel, Closed, Session, Start, Ticket};
+use vfu_proto::wire::{Command, HEADER_SIZE, Header};
+
+use super::{Link, Message, Waited};
+
+/// What a request is about, and how long it may take.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct About<'a> {
+    /// How long to wait for the reply; `None`: as the limits say.
+    pub(crate) timeout: Option<Duration>,
+    /// The address and length that an unmap would cancel it by.
+    pub(crate) range: Option<(u64, u64)>,
+    /// Whether what it is about has gone: asked at a moment when no cancel can slip in between.
+    pub(crate) gone: Option<&'a dyn Fn() -> bool>,
+}
+
+/// Why a request has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error(transparent)]
+    Aborted(#[from] Abort),
+    #[error(transparent)]
+    NotStarted(#[from] Start),
+    #[error("what the request is about has gone")]
+    Gone,
+}
+
+/// Who waits, and what it has to do meanwhile.
+pub(crate) struct Asker<'a> {
+    /// Asks in a handler: a reset that is queued behind it ends the wait, and its time is limited.
+    in_handler: bool,
+    /// Asks in a handler of a device that may be called again: serves commands meanwhile.
+    reentry: Option<&'a dyn Reenter>,
+    budget: Option<Duration>,
+}
+
+/// Executes a command while a handler waits.
+pub(crate) trait Reenter: Send + Sync {
+    /// Executes one command, and answers it.
+    fn reenter(&self, link: &Arc<Link>, command: Message);
+}
+
+impl<'a> Asker<'a> {
+    /// Somebody outside the device's handlers.
+    pub(crate) fn elsewhere() -> Self {
+        Asker { in_handler: false, reentry: None, budget: None }
+    }
+
+    /// A handler, with as much time as `budget` for all that it asks.
+    pub(crate) fn handler(budget: Option<Duration>, reentry: Option<&'a dyn Reenter>) -> Self {
+        Asker { in_handler: true, reentry, budget }
+    }
+
+    /// How long the next request may take, if that is less than usual.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.budget.map(crate::context::left)
+    }
+
+    /// Whether the wait is in vain: a reset is next.
+    fn is_reset(&self, session: &Session<OwnedFd>) -> bool {
+        self.in_handler && self.reentry.is_none() && session.reset_is_queued()
+    }
+}
+
+/// What came while a handler waited.
+enum Came {
+    End(Result<(), RequestError>),
+    Command(Message),
+}
+
+impl Link {
+    /// Sends a request, if there is room for it; its outcome is fetched with
+    /// [`try_outcome`](Self::try_outcome).
+    pub(crate) fn try_request(
+        &self,
+        command: Command,
+        payload: &[IoSlice<'_>],
+        fds: &[BorrowedFd<'_>],
+        about: About<'_>,
+    ) -> Result<Option<Ticket>, RequestError> {
+        let mut state = self.lock();
+        if !self.has_room(&state.session) {
+            return Ok(None);
+        }
+        if about.gone.is_some_and(|gone| gone()) {
+            return Err(RequestError::Gone);
+        }
+        let usual = state.session.limits().reply_timeout;
+        let timeout = [about.timeout, usual].into_iter().flatten().min();
+        let deadline = timeout.map(|t| self.now() + t);
+        let ticket = state.session.start(command, deadline, about.range)?;
+        drop(state);
+        // If it can't be sent the session is closed, and that is the outcome.
+        let _closed =
+            self.send_command(ticket.channel(), ticket.id(), command, payload, fds, false);
+        Ok(Some(ticket))
+    }
+
+    /// Whether a request would find room among the others, and in what waits to be sent.
+    fn has_room(&self, session: &Session<OwnedFd>) -> bool {
+        session.closed().is_some()
+            || session.has_room()
+                && self.unsent(session.request_channel()) <= session.limits().unsent_bytes
+    }
+
+    /// What became of a request, once that is known.
+    pub(crate) fn try_outcome(&self, ticket: Ticket) -> Option<Result<Message, RequestError>> {
+        let outcome = self.lock().session.outcome(ticket)?;
+        Some(outcome.map_err(RequestError::from))
+    }
+
+    /// Waits until a request has ended, however it did.
+    ///
+    /// # Errors
+    /// The asker need not wait any longer.
+    pub(crate) fn wait_for_end(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        asker: &Asker<'_>,
+    ) -> Result<(), RequestError> {
+        self.wait_as(asker, |session| session.has_ended(ticket))
+    }
+
+    /// Waits until there may be room for a request.
+    ///
+    /// # Errors
+    /// As for [`wait_for_end`](Self::wait_for_end).
+    pub(crate) fn wait_for_room(self: &Arc<Self>, asker: &Asker<'_>) -> Result<(), RequestError> {
+        self.wait_as(asker, |session| self.has_room(session))
+    }
+
+    fn wait_as(
+        self: &Arc<Self>,
+        asker: &Asker<'_>,
+        ended: impl Fn(&Session<OwnedFd>) -> bool,
+    ) -> Result<(), RequestError> {
+        loop {
+            let came = self.wait(None, |session| {
+                if ended(session) {
+                    return Some(Came::End(Ok(())));
+                }
+                if asker.is_reset(session) {
+                    return Some(Came::End(Err(Abort::Canceled.into())));
+                }
+                asker.reentry.and_then(|_| self.take_command(session)).map(Came::Command)
+            });
+            match (came, asker.reentry) {
+                (Ok(Came::End(end)), _) => return end,
+                (Ok(Came::Command(command)), Some(reentry)) => reentry.reenter(self, command),
+                (Ok(Came::Command(_)), None) | (Err(_), _) => return Err(Abort::Closed.into()),
+            }
+        }
+    }
+
+    /// Has `waker` woken when a request ends. False: it has already.
+    pub(crate) fn wake_on_end(&self, ticket: Ticket, waker: &Waker) -> bool {
+        let mut state = self.lock();
+        if !state.session.wake_on(ticket, waker) {
+            return false;
+        }
+        self.attend(state);
+        true
+    }
+
+    /// Has `waker` woken when there may be room for a request. False: there is.
+    pub(crate) fn wake_on_room(&self, waker: &Waker) -> bool {
+        let mut state = self.lock();
+        if self.has_room(&state.session) {
+            return false;
+        }
+        state.session.wake_on_room(waker);
+        self.attend(state);
+        true
+    }
+
+    /// Has a waker woken when all DMA_WRITEs sent by now have ended. False: none is under way.
+    pub(crate) fn wake_after_writes(&self, waker: impl FnOnce() -> Waker) -> bool {
+        self.lock().session.wake_after_writes(waker)
+    }
+
+    /// Gives up a request whose outcome nobody wants any more.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        let mut state = self.lock();
+        state.session.forget(ticket);
+        self.told(state);
+    }
+
+    /// Gives up requests about a range of addresses, or all.
+    pub(crate) fn cancel(&self, range: Option<(u64, u64)>) {
+        let mut state = self.lock();
+        match range {
+            Some((start, len)) => state.session.cancel_range(start, len),
+            None => state.session.cancel_all(),
+        };
+        self.told(state);
+    }
+
+    /// Sends a request of a client and gives its ticket; waits while there is no room.
+    pub(crate) fn request(
+        self: &Arc<Self>,
+        command: Command,
+        payload: &[IoSlice<'_>],
+        fds: &[BorrowedFd<'_>],
+        about: About<'_>,
+    ) -> Result<Ticket, RequestError> {
+        loop {
+            if let Some(ticket) = self.try_request(command, payload, fds, about)? {
+                return Ok(ticket);
+            }
+            self.wait_for_room(&Asker::elsewhere())?;
+        }
+    }
+
+    /// Waits for the reply to a request, or for a command of the peer to be executed meanwhile.
+    /// Commands that came before the reply come first. One thread executes at a time: it calls
+    /// [`end_command`](Self::end_command).
+    pub(crate) fn outcome_or_command(&self, ticket: Ticket) -> Waited {
+        let waited = self.wait(None, |session| match session.begin_command() {
+            Some(command) => Some(Waited::Command(command)),
+            None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
+        });
+        waited.unwrap_or(Waited::Outcome(Err(Abort::Closed.into())))
+    }
+
+    /// Sends a command that wants no reply.
+    pub(crate) fn post(
+        &self,
+        command: Command,
+        payload: &[IoSlice<'_>],
+    ) -> Result<(), RequestError> {
+        let started = self.wait(None, |session| {
+            let channel = session.request_channel();
+            let room = self.unsent(channel) <= session.limits().unsent_bytes;
+            room.then(|| session.start_posted().map(|id| (channel, id)))
+        });
+        let (channel, id) = started.unwrap_or(Err(Start::Closed))?;
+        self.send_command(channel, id, command, payload, &[], true)
+            .map_err(|_| RequestError::NotStarted(Start::Closed))
+    }
+
+    /// Waits until all has been sent; gives commands to be executed meanwhile, so that a peer that
+    /// waits for us before it reads on is not waited for in vain.
+    pub(crate) fn flushed_or_command(&self) -> Option<Message> {
+        if !self.has_unsent() {
+            return None;
+        }
+        let waited = self.wait(None, |session| match session.begin_command() {
+            None if self.has_unsent() => None,
+            command => Some(command),
+        });
+        waited.unwrap_or(None)
+    }
+
+    fn send_command(
+        &self,
+        channel: Channel,
+        id: u16,
+        command: Command,
+        payload: &[IoSlice<'_>],
+        fds: &[BorrowedFd<'_>],
+        posted: bool,
+    ) -> Result<(), Closed> {
+        let len = payload.iter().map(|p| p.len()).sum();
+        let mut header = Header::command(id, command, len);
+        if posted {
+            header = header.with_no_reply();
+        }
+        let header: [u8; HEADER_SIZE] = header.emit();
+        match payload {
+            [] => self.send(channel, &[IoSlice::new(&header)], fds),
+            [one] => self.send(channel, &[IoSlice::new(&header), IoSlice::new(one)], fds),
+            [one, two, ..] => {
+                let parts = [IoSlice::new(&header), IoSlice::new(one), IoSlice::new(two)];
+                self.send(channel, &parts, fds)
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Devices whose handlers may be called while one of them waits.
+
+use std::sync::Arc;
+
+use vfu_proto::wire::Errno;
+
+use crate::answer::Defer;
+use crate::device::{Access, Device, DmaRange, Fault, Reset};
+use crate::quiesce::Quiesce;
+
+/// A device that is called by `&self`: while a handler waits for DMA by message, the commands that
+/// arrive are served, by calling handlers of the same device again.
+///
+/// That is what a device needs that does DMA inside a handler of a *posted* write while its driver
+/// goes on working: QEMU can answer a DMA message only while no request of its own is unanswered.
+/// In a handler of an access that the driver waits for, even this does not help with QEMU.
+///
+/// The methods are those of [`Device`]; see there.
+pub trait SharedDevice: Send + Sync {
+    /// See [`Device::region_read`].
+    ///
+    /// # Errors
+    /// As there.
+    fn region_read(&self, at: Access, data: &mut [u8]) -> Result<(), Fault>;
+
+    /// See [`Device::region_write`].
+    ///
+    /// # Errors
+    /// As there.
+    fn region_write(&self, at: Access, data: &[u8]) -> Result<(), Fault>;
+
+    /// See [`Device::region_read_or_defer`].
+    ///
+    /// # Errors
+    /// As there.
+    fn region_read_or_defer(
+        &self,
+        at: Access,
+        data: &mut [u8],
+        defer: &mut Defer<'_>,
+    ) -> Result<(), Fault> {
+        let _ = defer;
+        self.region_read(at, data)
+    }
+
+    /// See [`Device::region_write_or_defer`].
+    ///
+    /// # Errors
+    /// As there.
+    fn region_write_or_defer(
+        &self,
+        at: Access,
+        data: &[u8],
+        defer: &mut Defer<'_>,
+    ) -> Result<(), Fault> {
+        let _ = defer;
+        self.region_write(at, data)
+    }
+
+    /// See [`Device::quiesce`].
+    ///
+    /// # Errors
+    /// As there.
+    fn quiesce(&self, quiesce: &mut Quiesce<'_>) -> Result<(), Errno> {
+        let _ = quiesce;
+        Ok(())
+    }
+
+    /// See [`Device::resume`].
+    fn resume(&self) {}
+
+    /// See [`Device::reset`].
+    fn reset(&self, kind: Reset) {
+        let _ = kind;
+    }
+
+    /// See [`Device::dma_mapped`].
+    fn dma_mapped(&self, range: DmaRange) {
+        let _ = range;
+    }
+
+    /// See [`Device::dma_unmapping`].
+    fn dma_unmapping(&self, range: DmaRange) {
+        let _ = range;
+    }
+
+    /// See [`Device::dma_unmapped`].
+    fn dma_unmapped(&self, range: DmaRange) {
+        let _ = range;
+    }
+}
+
+/// A [`SharedDevice`] where a [`Device`] is wanted.
+#[derive(Debug)]
+pub struct Reentrant<D>(Arc<D>);
+
+impl<D> Clone for Reentrant<D> {
+    fn clone(&self) -> Self {
+        Reentrant(self.0.clone())
+    }
+}
+
+impl<D> Reentrant<D> {
+    pub(crate) fn new(device: D) -> Self {
+        Reentrant(Arc::new(device))
+    }
+
+    /// The device itself.
+    pub fn get(&self) -> &Arc<D> {
+        &self.0
+    }
+}
+
+impl<D: SharedDevice> Device for Reentrant<D> {
+    fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
+        self.0.region_read(at, data)
+    }
+
+    fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
+        self.0.region_write(at, data)
+    }
+
+    fn region_read_or_defer(
+        &mut self,
+        at: Access,
+        data: &mut [u8],
+        defer: &mut Defer<'_>,
+    ) -> Result<(), Fault> {
+        self.0.region_read_or_defer(at, data, defer)
+    }
+
+    fn region_write_or_defer(
+        &mut self,
+        at: Access,
+        data: &[u8],
+        defer: &mut Defer<'_>,
+    ) -> Result<(), Fault> {
+        self.0.region_write_or_defer(at, data, defer)
+    }
+
+    fn quiesce(&mut self, quiesce: &mut Quiesce<'_>) -> Result<(), Errno> {
+        self.0.quiesce(quiesce)
+    }
+
+    fn resume(&mut self) {
+        self.0.resume();
+    }
+
+    fn reset(&mut self, kind: Reset) {
+        self.0.reset(kind);
+    }
+
+    fn dma_mapped(&mut self, range: DmaRange) {
+        self.0.dma_mapped(range);
+    }
+
+    fn dma_unmapping(&mut self, range: DmaRange) {
+        self.0.dma_unmapping(range);
+    }
+
+    fn dma_unmapped(&mut self, range: DmaRange) {
+        self.0.dma_unmapped(range);
+    }
+}
