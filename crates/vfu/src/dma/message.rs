@@ -21,8 +21,32 @@ pub(super) struct Transfer<'a> {
     pub(super) address: u64,
 }
 
-/// The pieces of a transfer that are under way, oldest first.
-type UnderWay = VecDeque<(Ticket, Range<usize>)>;
+/// The pieces of a transfer that are under way, oldest first. One alone allocates nothing.
+#[derive(Default)]
+struct UnderWay {
+    oldest: Option<Piece>,
+    more: VecDeque<Piece>,
+}
+
+type Piece = (Ticket, Range<usize>);
+
+impl UnderWay {
+    fn is_empty(&self) -> bool {
+        self.oldest.is_none()
+    }
+
+    fn push(&mut self, piece: Piece) {
+        match self.oldest {
+            None => self.oldest = Some(piece),
+            Some(_) => self.more.push_back(piece),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Piece> {
+        let next = self.more.pop_front();
+        std::mem::replace(&mut self.oldest, next)
+    }
+}
 
 impl Transfer<'_> {
     /// Reads `to.len()` bytes.
@@ -110,9 +134,9 @@ impl Transfer<'_> {
         window: usize,
         mut step: impl FnMut(Step) -> Result<Option<Ticket>, DmaError>,
     ) -> Result<(), DmaError> {
-        let mut under_way = UnderWay::new();
+        let mut under_way = UnderWay::default();
         let result = self.pump(len, piece, window, &mut under_way, &mut step);
-        for (ticket, _) in under_way {
+        while let Some((ticket, _)) = under_way.pop() {
             self.live.link.forget(ticket);
         }
         result
@@ -132,10 +156,10 @@ impl Transfer<'_> {
                 let range = sent..len.min(sent + piece);
                 sent = range.end;
                 if let Some(ticket) = step(Step::Send(range.clone()))? {
-                    under_way.push_back((ticket, range));
+                    under_way.push((ticket, range));
                 }
             }
-            let Some((ticket, range)) = under_way.pop_front() else { break };
+            let Some((ticket, range)) = under_way.pop() else { break };
             done = range.end;
             let reply = self.live.link.outcome(ticket)?;
             step(Step::Finish(range, reply))?;

@@ -84,8 +84,13 @@ pub(crate) struct Link {
     unsent: [AtomicUsize; 2],
     /// Written when a command was queued, for an event loop that can't see it on the socket.
     wake: OnceLock<Arc<Wake>>,
+    /// How long one receive waits at most, if there is a limit: it saves a poll before it.
+    tick: OnceLock<Duration>,
     origin: Instant,
 }
+
+/// The tick of a session with a twin socket: so late we may notice that an idle one was closed.
+const LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 struct State {
@@ -96,18 +101,40 @@ struct State {
     begun: [Option<Time>; 2],
     /// Since when the peer leaves an outbox unread.
     stalled: [Option<Time>; 2],
+    /// When all channels were last read.
+    looked: Time,
     /// Threads that sleep on `changed`.
     sleepers: usize,
     /// Error replies that the session wants sent.
     refusals: Vec<(Channel, Header)>,
     /// Between the kernel and a message, reused.
     fds: Vec<OwnedFd>,
+    /// Messages that are done with, for framers that were not at home.
+    spare: [Vec<Message>; 2],
+}
+
+/// As many are kept for each framer.
+const SPARE: usize = 16;
+
+impl State {
+    /// Gives the buffer of a message back to the framer that made it.
+    fn recycle(&mut self, done: Message) {
+        let channel = self.session.channel_of(&done) as usize;
+        match &mut self.framers[channel] {
+            Some(framer) => framer.recycle(done),
+            None if self.spare[channel].len() < SPARE => self.spare[channel].push(done),
+            None => {}
+        }
+    }
 }
 
 impl Link {
     pub(crate) fn new(socket: OwnedFd, role: Role, limits: Limits) -> Self {
         let framer = Framer::new(limits.max_message);
-        Link {
+        // A client always waits for a reply, and so with a deadline. It is exact nevertheless:
+        // the last half of the time is waited for with a poll.
+        let tick = limits.reply_timeout.filter(|_| role == Role::Client).map(|t| t / 2);
+        let link = Link {
             main: Socket::new(socket),
             twin: OnceLock::new(),
             state: Mutex::new(State {
@@ -115,21 +142,36 @@ impl Link {
                 framers: [Some(framer), None],
                 begun: [None; 2],
                 stalled: [None; 2],
+                looked: Time::at(Duration::ZERO),
                 sleepers: 0,
                 refusals: Vec::new(),
                 fds: Vec::new(),
+                spare: Default::default(),
             }),
             changed: Condvar::new(),
             outboxes: Default::default(),
             unsent: Default::default(),
             wake: OnceLock::new(),
+            tick: OnceLock::new(),
             origin: Instant::now(),
+        };
+        if let Some(tick) = tick {
+            link.limit_receive(tick);
+        }
+        link
+    }
+
+    fn limit_receive(&self, tick: Duration) {
+        let sockets = [Some(&self.main), self.twin.get()];
+        if sockets.into_iter().flatten().all(|socket| socket.limit_receive(tick)) {
+            let _already_set = self.tick.set(tick);
         }
     }
 
     /// Adds the twin socket, as VERSION has agreed.
     pub(crate) fn add_twin(&self, socket: OwnedFd) {
         if self.twin.set(Socket::new(socket)).is_ok() {
+            self.limit_receive(self.tick.get().copied().unwrap_or(LOOK));
             let mut state = self.lock();
             state.framers[1] = Some(Framer::new(state.session.limits().max_message));
             state.session.add_twin();
@@ -362,9 +404,7 @@ impl Link {
     pub(crate) fn end_command(&self, done: Message) {
         let mut state = self.lock();
         state.session.end_command();
-        if let Some(framer) = &mut state.framers[0] {
-            framer.recycle(done);
-        }
+        state.recycle(done);
         self.wake_sleepers(&state);
     }
 
@@ -408,9 +448,8 @@ impl Link {
 
     /// Gives the buffer of a message back.
     pub(crate) fn recycle(&self, done: Option<Message>) {
-        let Some(message) = done else { return };
-        if let Some(framer) = &mut self.lock().framers[0] {
-            framer.recycle(message);
+        if let Some(message) = done {
+            self.lock().recycle(message);
         }
     }
 

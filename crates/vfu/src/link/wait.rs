@@ -37,6 +37,7 @@ impl Link {
         mut look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
     ) -> Result<T, Ended> {
         let mut state = self.lock();
+        let mut quiet = false;
         loop {
             state = self.sort(state);
             if let Some(found) = look(&mut state.session) {
@@ -54,10 +55,12 @@ impl Link {
                 continue;
             }
             let until = earliest([deadline, state.session.next_deadline(), self.patience(&state)]);
-            state = match self.take_framers(&mut state) {
+            state = match self.take_framers(&mut state, quiet) {
                 Some(reading) => {
                     drop(state);
-                    self.read(reading, until)
+                    let (state, came) = self.read(reading, until, quiet);
+                    quiet = !came;
+                    state
                 }
                 None if self.has_unsent() => {
                     drop(state);
@@ -81,10 +84,15 @@ impl Link {
             return;
         }
         self.expire(&mut state);
-        if let Some(mut reading) = self.take_framers(&mut state) {
+        for quiet in [false, true] {
+            let Some(mut reading) = self.take_framers(&mut state, quiet) else { return };
             drop(state);
             let result = self.receive(&mut reading, [true; 2], false);
-            drop(self.sort(self.put_back(reading, result)));
+            let came = !matches!(result, Ok(false));
+            state = self.sort(self.put_back(reading, result.map(drop)));
+            if came || !self.has_twin() {
+                return;
+            }
         }
     }
 
@@ -99,10 +107,26 @@ impl Link {
     }
 
     /// Takes the part of the reader, for every channel that nobody reads and that has room.
-    fn take_framers(&self, state: &mut State) -> Option<Reading> {
+    ///
+    /// A channel on which nothing is due is left out, so that the other can be read without a
+    /// poll; but now and then, and when it is quiet, it is looked at too: the peer may have closed
+    /// it, or may send what it should not.
+    fn take_framers(&self, state: &mut State, quiet: bool) -> Option<Reading> {
+        // What another thread executes may be what we wait for; its end is told to sleepers only.
+        if state.session.is_executing() {
+            return None;
+        }
+        let mut all = true;
+        if let Some(tick) = self.tick.get().filter(|_| !quiet && self.has_twin()) {
+            let now = self.now();
+            all = now.since(state.looked) >= *tick;
+            if all {
+                state.looked = now;
+            }
+        }
         let mut framers = [None, None];
         for channel in Channel::ALL {
-            if !state.session.is_paused(channel) {
+            if (all || state.session.expects(channel)) && !state.session.is_paused(channel) {
                 framers[channel as usize] = state.framers[channel as usize].take();
             }
         }
@@ -112,40 +136,53 @@ impl Link {
             .then(|| Reading { framers, fds: std::mem::take(&mut state.fds) })
     }
 
-    /// Waits for the sockets, receives once, and gives the part back.
-    fn read(&self, mut reading: Reading, until: Option<Time>) -> MutexGuard<'_, State> {
-        let only_main = reading.framers[0].is_some() && reading.framers[1].is_none();
-        let result = if until.is_none() && only_main && !self.has_unsent() {
-            self.receive(&mut reading, [true, false], true)
+    /// Waits for the sockets, receives once, and gives the part back. False if only the time has
+    /// passed that one receive may wait: poll next.
+    fn read(
+        &self,
+        mut reading: Reading,
+        until: Option<Time>,
+        quiet: bool,
+    ) -> (MutexGuard<'_, State>, bool) {
+        let ours = [reading.framers[0].is_some(), reading.framers[1].is_some()];
+        let result = if !quiet && ours != [true; 2] && !self.has_unsent() && self.may_block(until) {
+            self.receive(&mut reading, ours, true)
         } else {
             match self.poll(&reading, until) {
-                Ok(ready) => self.receive(&mut reading, ready, false),
+                Ok(ready) => self.receive(&mut reading, ready, false).map(|_| true),
                 Err(e) => Err(lost(e)),
             }
         };
-        let state = self.put_back(reading, result);
+        let came = !matches!(result, Ok(false));
+        let state = self.put_back(reading, result.map(drop));
         if state.session.queued() > 0 {
             self.wake_loop();
         }
-        state
+        (state, came)
+    }
+
+    /// Whether a receive that waits ends in time: it does after a tick.
+    fn may_block(&self, until: Option<Time>) -> bool {
+        until.is_none_or(|t| self.tick.get().is_some_and(|tick| t.since(self.now()) >= *tick))
     }
 
     /// Waits until a channel that we read can be read, or an outbox written, and flushes that.
     fn poll(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
-        let mut set = Vec::with_capacity(2);
-        let mut channels = [Channel::Main; 2];
-        for channel in Channel::ALL {
+        let flags = Channel::ALL.map(|channel| {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, reading.framers[channel as usize].is_some());
             flags.set(PollFlags::OUT, self.unsent(channel) > 0);
-            if !flags.is_empty() {
-                channels[set.len()] = channel;
-                set.push(PollFd::from_borrowed_fd(self.socket(channel).as_fd(), flags));
-            }
-        }
-        self.poll_set(&mut set, until)?;
+            flags
+        });
+        let mut set = Channel::ALL.map(|channel| {
+            PollFd::from_borrowed_fd(self.socket(channel).as_fd(), flags[channel as usize])
+        });
+        // A socket without flags would still report that it is closed: it is left out.
+        let first = usize::from(flags[0].is_empty());
+        let last = 2 - usize::from(flags[1].is_empty());
+        self.poll_set(set.get_mut(first..last).unwrap_or_default(), until)?;
         let mut ready = [false; 2];
-        for (polled, channel) in set.iter().zip(channels) {
+        for (polled, channel) in set.iter().zip(Channel::ALL) {
             let got = polled.revents();
             ready[channel as usize] =
                 got.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
@@ -197,15 +234,19 @@ impl Link {
         state
     }
 
-    /// One receive on each channel of `reading` that is `ready`.
-    fn receive(&self, reading: &mut Reading, ready: [bool; 2], wait: bool) -> Result<(), Closed> {
+    /// One receive on each channel of `reading` that is `ready`. Says whether anything came.
+    fn receive(&self, reading: &mut Reading, ready: [bool; 2], wait: bool) -> Result<bool, Closed> {
+        let mut came = false;
         for channel in Channel::ALL {
             let Some(framer) = &mut reading.framers[channel as usize] else { continue };
             if !ready[channel as usize] {
                 continue;
             }
             match self.socket(channel).recv(framer.space(), &mut reading.fds, wait) {
-                Ok(Received::Bytes(n)) => framer.received(n, reading.fds.drain(..)),
+                Ok(Received::Bytes(n)) => {
+                    framer.received(n, reading.fds.drain(..));
+                    came = true;
+                }
                 Ok(Received::WouldBlock) => {}
                 Ok(Received::Eof) => return Err(Closed::Disconnected),
                 Err(Errno::MFILE) => {
@@ -214,7 +255,7 @@ impl Link {
                 Err(e) => return Err(lost(e)),
             }
         }
-        Ok(())
+        Ok(came)
     }
 
     /// Gives the part of the reader back; others may want it, or what was read for them.
@@ -263,6 +304,7 @@ impl Link {
         for channel in Channel::ALL {
             let index = channel as usize;
             let Some(mut framer) = state.framers[index].take() else { continue };
+            state.spare[index].drain(..).for_each(|done| framer.recycle(done));
             while state.session.closed().is_none() && !state.session.is_paused(channel) {
                 match framer.pop() {
                     Ok(Some(message)) => {

@@ -100,12 +100,13 @@ impl Executor {
                 r.reply().emit(out);
             }
             Request::RegionWriteMulti(writes) => {
-                for write in writes.iter() {
+                // The first bad one ends it; the reply says how far it came.
+                let made = writes.iter().map_while(|write| {
                     let (offset, region) = (write.offset(), write.region());
                     let write = RegionWriteRequest { offset, region, data: write.data() };
-                    self.region_write(device, link, &write)?;
-                }
-                WriteMultiReply { count: writes.entries().len() as u64 }.emit(out);
+                    self.region_write(device, link, &write).ok()
+                });
+                WriteMultiReply { count: made.count() as u64 }.emit(out);
             }
             Request::DmaMap(map) => self.dma_map(device, &map, fds)?,
             Request::DmaUnmap(unmap) => self.dma_unmap(device, link, &unmap)?.emit(out),
