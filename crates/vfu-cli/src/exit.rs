@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The socket can't be had.
     Socket = 3,
+    /// The peer at the socket is missing, or does not speak vfio-user as it should.
+    Peer = 4,
 }
 
 impl From<Exit> for ExitCode {

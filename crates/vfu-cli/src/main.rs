@@ -1,9 +1,11 @@
 //! The vfu command.
 
 mod completions;
+mod demo;
 mod exit;
 mod fd;
 mod log;
+mod probe;
 mod serve;
 
 use std::io::Write;
@@ -46,6 +48,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Probe(probe::Args),
+    Demo(demo::Args),
     Completions(completions::Args),
 }
 
@@ -54,6 +58,8 @@ fn main() -> ExitCode {
     log::start(cli.verbose);
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Probe(args) => probe::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Completions(args) => completions::run(args),
     };
     result.unwrap_or_else(|error| {

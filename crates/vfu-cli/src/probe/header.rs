@@ -75,10 +75,8 @@ pub(super) fn decode(
     }
     let revision_and_class = space.u32(regs::REVISION_ID);
     let class = revision_and_class >> 8;
-    let (capabilities, extended_capabilities) = (
-        capabilities::conventional(space, problems),
-        capabilities::extended(space, problems),
-    );
+    let (capabilities, extended_capabilities) =
+        (capabilities::conventional(space, problems), capabilities::extended(space, problems));
     Config {
         size: bytes.len(),
         vendor: space.u16(regs::VENDOR_ID),

@@ -136,6 +136,14 @@ impl<F> Session<F> {
         }
     }
 
+    /// The channel by which a message of the peer came, unless it was misplaced.
+    pub fn channel_of(&self, message: &Message<F>) -> Channel {
+        match message.header().kind() {
+            Some(Kind::Reply) => self.request_channel(),
+            Some(Kind::Command) | None => self.command_channel(),
+        }
+    }
+
     /// Whether [`start`](Self::start) would find room.
     pub fn has_room(&self) -> bool {
         let requests = &self.requests[self.request_channel() as usize];
@@ -262,9 +270,19 @@ impl<F> Session<F> {
         self.executed += 1;
     }
 
+    /// Whether a command is being executed, on which the outcome of a request may depend.
+    pub fn is_executing(&self) -> bool {
+        self.executing
+    }
+
     /// Commands that wait.
     pub fn queued(&self) -> usize {
         self.commands.len()
+    }
+
+    /// Whether anything is due on `channel`: commands, or replies that the peer owes.
+    pub fn expects(&self, channel: Channel) -> bool {
+        channel == self.command_channel() || self.requests[channel as usize].owed() > 0
     }
 
     /// Whether `channel` must not be read for now: its commands find no room.

@@ -9,12 +9,13 @@ use super::Message;
 /// The most file descriptors that one message may carry: the kernel's own limit for one `sendmsg`.
 pub const MAX_FDS: usize = 253;
 
-/// Room for small messages. Larger ones get a buffer of their own.
-const BUFFER: usize = 4096;
+/// Room for small messages: up to a page of data with its headers comes with one receive. Larger
+/// ones get a buffer of their own.
+const BUFFER: usize = 4096 + 64;
 /// First size of the buffer of a large message; it grows as bytes come, not as the peer claims.
 const LARGE_STEP: usize = 64 << 10;
-/// Buffers kept for later messages.
-const SPARE_SMALL: usize = 16;
+/// Buffers kept for later messages: as many as there can be accesses in `BUFFER`.
+const SPARE_SMALL: usize = 128;
 
 /// Why a stream can't be trusted any more. The session has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -337,6 +337,11 @@ impl<F> Requests<F> {
             .min()
     }
 
+    /// Replies that the peer owes, be they wanted or not.
+    pub(super) fn owed(&self) -> usize {
+        self.waiting + self.zombies
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }

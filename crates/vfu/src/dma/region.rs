@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::Waker;
 
-use rustix::fs::{FileType, Stat, fstat};
+use rustix::fs::{FileType, SealFlags, Stat, fcntl_get_seals, fstat};
 use rustix::io::{Errno as SysErrno, pread, pwrite};
 use vfu_proto::wire::{AccessMode, DmaMap, DmaMapFlags, Errno};
 
@@ -53,20 +53,25 @@ pub(crate) struct File {
     identity: (u64, u64),
     /// The file's length when last looked at, in bytes; `u64::MAX` where files have none.
     length: AtomicU64,
+    /// The file can't become shorter: it has no length, or is sealed.
+    lasting: bool,
 }
 
 impl File {
     fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
         let stat = fstat(&fd)?;
+        let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        let lasting = sealed || length(&stat) == u64::MAX;
         let length = AtomicU64::new(length(&stat));
-        Ok(File { fd, offset, identity: (stat.st_dev, stat.st_ino), length })
+        Ok(File { fd, offset, identity: (stat.st_dev, stat.st_ino), length, lasting })
     }
 
-    /// Whether the bytes lie in the file. It may have grown since the last look.
+    /// Whether the bytes lie in the file now. It may have grown since the last look, and shrunk
+    /// unless it is sealed against that.
     fn holds(&self, at: u64, len: usize) -> bool {
         let end = self.offset.checked_add(at).and_then(|p| p.checked_add(len as u64));
         let Some(end) = end else { return false };
-        if end <= self.length.load(Ordering::Relaxed) {
+        if self.lasting && end <= self.length.load(Ordering::Relaxed) {
             return true;
         }
         let now = fstat(&self.fd).map_or(0, |stat| length(&stat));

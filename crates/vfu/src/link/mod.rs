@@ -15,6 +15,7 @@
 //! Locks, in the order in which they may be taken: an outbox, then the state.
 
 mod attend;
+mod command;
 mod outbox;
 mod request;
 mod scratch;
@@ -30,49 +31,19 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno as SysErrno;
 use vfu_proto::session::{
-    Abort, Channel, Closed, Counters, Framer, Limits, Role, Session, Start, Ticket, Time,
+    Channel, Closed, Counters, Framer, Limits, Role, Session, Time,
 };
-use vfu_proto::wire::{Command, HEADER_SIZE, Header};
+use vfu_proto::wire::Header;
 
 use crate::transport::Socket;
 use outbox::Outbox;
+pub(crate) use command::Next;
+pub(crate) use request::{About, Asker, Reenter, RequestError};
 pub(crate) use scratch::with_scratch;
-use wait::Ended;
 pub(crate) use wake::Wake;
 
 /// A message with the descriptors that came with it.
 pub(crate) type Message = vfu_proto::session::Message<OwnedFd>;
-
-/// How long a blocked request may take, and what it is about.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct About<'a> {
-    /// How long to wait for the reply; `None`: as the limits say.
-    pub(crate) timeout: Option<Duration>,
-    /// The address and length that an unmap would cancel it by.
-    pub(crate) range: Option<(u64, u64)>,
-    /// Set before such a cancel: a request that would come too late for it does not start.
-    pub(crate) retired: Option<&'a AtomicBool>,
-}
-
-/// Why a request has no reply.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RequestError {
-    #[error(transparent)]
-    Aborted(#[from] Abort),
-    #[error(transparent)]
-    NotStarted(#[from] Start),
-    #[error("what the request is about has gone")]
-    Retired,
-}
-
-/// What an executor does next.
-#[derive(Debug)]
-pub(crate) enum Next {
-    /// A command of the peer.
-    Command(Message),
-    /// Something that it put off may be done now: see [`Link::kick`].
-    Kick,
-}
 
 /// What came while waiting for a reply.
 #[derive(Debug)]
@@ -100,8 +71,15 @@ pub(crate) struct Link {
     event_loop: AtomicBool,
     /// The executor has something to do besides commands.
     kicked: AtomicBool,
+    /// Answers that handlers will give later.
+    open_answers: AtomicUsize,
+    /// How long one receive waits at most, if there is a limit: it saves a poll before it.
+    tick: OnceLock<Duration>,
     origin: Instant,
 }
+
+/// The tick of a session with a twin socket: so late we may notice that an idle one was closed.
+const LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 struct State {
@@ -112,6 +90,8 @@ struct State {
     begun: [Option<Time>; 2],
     /// Since when the peer leaves an outbox unread.
     stalled: [Option<Time>; 2],
+    /// When all channels were last read.
+    looked: Time,
     /// Threads that sleep on `changed`.
     sleepers: usize,
     /// Something may happen that does not come over the sockets: readers watch `wake`, too.
@@ -124,12 +104,32 @@ struct State {
     refusals: Vec<(Channel, Header)>,
     /// Between the kernel and a message, reused.
     fds: Vec<OwnedFd>,
+    /// Messages that are done with, for framers that were not at home.
+    spare: [Vec<Message>; 2],
+}
+
+/// As many are kept for each framer.
+const SPARE: usize = 16;
+
+impl State {
+    /// Gives the buffer of a message back to the framer that made it.
+    fn recycle(&mut self, done: Message) {
+        let channel = self.session.channel_of(&done) as usize;
+        match &mut self.framers[channel] {
+            Some(framer) => framer.recycle(done),
+            None if self.spare[channel].len() < SPARE => self.spare[channel].push(done),
+            None => {}
+        }
+    }
 }
 
 impl Link {
     pub(crate) fn new(socket: OwnedFd, role: Role, limits: Limits) -> Self {
         let framer = Framer::new(limits.max_message);
-        Link {
+        // A client always waits for a reply, and so with a deadline. It is exact nevertheless:
+        // the last half of the time is waited for with a poll.
+        let tick = limits.reply_timeout.filter(|_| role == Role::Client).map(|t| t / 2);
+        let link = Link {
             main: Socket::new(socket),
             twin: OnceLock::new(),
             state: Mutex::new(State {
@@ -137,12 +137,14 @@ impl Link {
                 framers: [Some(framer), None],
                 begun: [None; 2],
                 stalled: [None; 2],
+                looked: Time::at(Duration::ZERO),
                 sleepers: 0,
                 attended: false,
                 blind: false,
                 looks_up: None,
                 refusals: Vec::new(),
                 fds: Vec::new(),
+                spare: Default::default(),
             }),
             changed: Condvar::new(),
             outboxes: Default::default(),
@@ -150,13 +152,27 @@ impl Link {
             wake: OnceLock::new(),
             event_loop: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
+            open_answers: AtomicUsize::new(0),
+            tick: OnceLock::new(),
             origin: Instant::now(),
+        };
+        if let Some(tick) = tick {
+            link.limit_receive(tick);
+        }
+        link
+    }
+
+    fn limit_receive(&self, tick: Duration) {
+        let sockets = [Some(&self.main), self.twin.get()];
+        if sockets.into_iter().flatten().all(|socket| socket.limit_receive(tick)) {
+            let _already_set = self.tick.set(tick);
         }
     }
 
     /// Adds the twin socket, as VERSION has agreed.
     pub(crate) fn add_twin(&self, socket: OwnedFd) {
         if self.twin.set(Socket::new(socket)).is_ok() {
+            self.limit_receive(self.tick.get().copied().unwrap_or(LOOK));
             let mut state = self.lock();
             state.framers[1] = Some(Framer::new(state.session.limits().max_message));
             state.session.add_twin();
@@ -270,88 +286,10 @@ impl Link {
         Channel::ALL.iter().any(|c| self.unsent(*c) > 0)
     }
 
-    /// Waits for the reply to a request, or for a command of the peer to be executed meanwhile.
-    /// Commands that came before the reply come first. One thread executes at a time: it calls
-    /// [`end_command`](Self::end_command).
-    pub(crate) fn outcome_or_command(&self, ticket: Ticket) -> Waited {
-        let waited = self.wait(None, |session| match session.begin_command() {
-            Some(command) => Some(Waited::Command(command)),
-            None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
-        });
-        waited.unwrap_or(Waited::Outcome(Err(Abort::Closed.into())))
-    }
-
-    /// Waits for a command of the peer, as [`outcome_or_command`](Self::outcome_or_command) does.
-    pub(crate) fn begin_command(&self) -> Result<Message, Closed> {
-        self.wait(None, Session::begin_command).map_err(|ended| match ended {
-            Ended::Closed(why) => why,
-            Ended::TimedOut => Closed::Limit("timed out"),
-        })
-    }
-
-    /// A command if one is here already.
-    pub(crate) fn try_begin_command(&self) -> Option<Message> {
-        self.sort(self.lock()).session.begin_command()
-    }
-
-    /// The command has been executed.
-    pub(crate) fn end_command(&self, done: Message) {
-        let mut state = self.lock();
-        state.session.end_command();
-        if let Some(framer) = &mut state.framers[0] {
-            framer.recycle(done);
-        }
-        self.wake_sleepers(&state);
-    }
-
-    /// The next command of the peer, or a kick; waits for it.
-    ///
-    /// `done` is a message that its executor is through with; its buffer is used again.
-    pub(crate) fn next(&self, done: Option<Message>, paused: bool) -> Result<Next, Closed> {
-        self.recycle(done);
-        let next = self.wait(None, |session| {
-            if self.kicked.swap(false, Ordering::SeqCst) {
-                return Some(Next::Kick);
-            }
-            if paused { None } else { self.take_command(session).map(Next::Command) }
-        });
-        next.map_err(|ended| match ended {
-            Ended::Closed(why) => why,
-            Ended::TimedOut => self.close(Closed::Limit("timed out")),
-        })
-    }
-
-    /// The first command, within the handshake's time.
-    pub(crate) fn first_command(&self) -> Result<Message, Closed> {
-        let timeout = self.lock().session.limits().handshake_timeout;
-        let deadline = timeout.map(|t| self.now() + t);
-        match self.wait(deadline, Session::next_command) {
-            Ok(command) => Ok(command),
-            Err(Ended::Closed(why)) => Err(why),
-            Err(Ended::TimedOut) => Err(self.close(Closed::Limit("did not send VERSION in time"))),
-        }
-    }
-
-    /// The next command if one is here already.
-    pub(crate) fn try_next_command(&self, done: Option<Message>) -> Option<Message> {
-        self.recycle(done);
-        let mut state = self.sort(self.lock());
-        self.take_command(&mut state.session)
-    }
-
-    /// Commands are not taken while the peer leaves too many replies unread.
-    fn take_command(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
-        if Channel::ALL.iter().any(|c| self.unsent(*c) > session.limits().unsent_bytes) {
-            return None;
-        }
-        session.next_command()
-    }
-
     /// Gives the buffer of a message back.
     pub(crate) fn recycle(&self, done: Option<Message>) {
-        let Some(message) = done else { return };
-        if let Some(framer) = &mut self.lock().framers[0] {
-            framer.recycle(message);
+        if let Some(message) = done {
+            self.lock().recycle(message);
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use vfu_proto::session::{Abort, Channel, Closed, Session, Start, Ticket};
 use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
+use super::wait::Sight;
 use super::{Link, Message, Waited};
 
 /// What a request is about, and how long it may take.
@@ -143,7 +144,7 @@ impl Link {
         ended: impl Fn(&Session<OwnedFd>) -> bool,
     ) -> Result<(), RequestError> {
         loop {
-            let came = self.wait(None, |session| {
+            let came = self.wait(None, Sight::Sees, |session| {
                 if ended(session) {
                     return Some(Came::End(Ok(())));
                 }
@@ -223,7 +224,7 @@ impl Link {
     /// Commands that came before the reply come first. One thread executes at a time: it calls
     /// [`end_command`](Self::end_command).
     pub(crate) fn outcome_or_command(&self, ticket: Ticket) -> Waited {
-        let waited = self.wait(None, |session| match session.begin_command() {
+        let waited = self.wait(None, Sight::MayBeBlind, |session| match session.begin_command() {
             Some(command) => Some(Waited::Command(command)),
             None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
         });
@@ -236,7 +237,7 @@ impl Link {
         command: Command,
         payload: &[IoSlice<'_>],
     ) -> Result<(), RequestError> {
-        let started = self.wait(None, |session| {
+        let started = self.wait(None, Sight::Sees, |session| {
             let channel = session.request_channel();
             let room = self.unsent(channel) <= session.limits().unsent_bytes;
             room.then(|| session.start_posted().map(|id| (channel, id)))
@@ -252,7 +253,7 @@ impl Link {
         if !self.has_unsent() {
             return None;
         }
-        let waited = self.wait(None, |session| match session.begin_command() {
+        let waited = self.wait(None, Sight::Sees, |session| match session.begin_command() {
             None if self.has_unsent() => None,
             command => Some(command),
         });

@@ -21,6 +21,15 @@ pub(super) enum Ended {
     TimedOut,
 }
 
+/// Whether a thread that waits may do so in a receive, which nothing but the peer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// Nothing else can end what it waits for.
+    MayBeBlind,
+    /// Another thread may give up what it waits for.
+    Sees,
+}
+
 /// The framers of the channels that a thread reads, for as long as it does.
 struct Reading {
     framers: [Option<Framer<OwnedFd>>; 2],
@@ -34,9 +43,11 @@ impl Link {
     pub(super) fn wait<T>(
         &self,
         deadline: Option<Time>,
+        sight: Sight,
         mut look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
     ) -> Result<T, Ended> {
         let mut state = self.lock();
+        let mut quiet = false;
         loop {
             state = self.sort(state);
             if let Some(found) = look(&mut state.session) {
@@ -54,10 +65,18 @@ impl Link {
                 continue;
             }
             let until = earliest([deadline, state.session.next_deadline(), self.patience(&state)]);
-            state = match self.take_framers(&mut state) {
+            state = match self.take_framers(&mut state, quiet) {
                 Some(reading) => {
+                    let blind = sight == Sight::MayBeBlind
+                        && !state.attended
+                        && !quiet
+                        && self.may_receive_blind(&reading, until);
+                    state.blind = blind;
+                    state.looks_up = until.filter(|_| !blind);
                     drop(state);
-                    self.read(reading, until)
+                    let (state, came) = self.read(reading, until, blind);
+                    quiet = !came;
+                    state
                 }
                 None if self.has_unsent() => {
                     drop(state);
@@ -81,10 +100,15 @@ impl Link {
             return;
         }
         self.expire(&mut state);
-        if let Some(mut reading) = self.take_framers(&mut state) {
+        for quiet in [false, true] {
+            let Some(mut reading) = self.take_framers(&mut state, quiet) else { return };
             drop(state);
             let result = self.receive(&mut reading, [true; 2], false);
-            drop(self.sort(self.put_back(reading, result)));
+            let came = !matches!(result, Ok(false));
+            state = self.sort(self.put_back(reading, result.map(drop)));
+            if came || !self.has_twin() {
+                return;
+            }
         }
     }
 
@@ -99,10 +123,26 @@ impl Link {
     }
 
     /// Takes the part of the reader, for every channel that nobody reads and that has room.
-    fn take_framers(&self, state: &mut State) -> Option<Reading> {
+    ///
+    /// A channel on which nothing is due is left out, so that the other can be read without a
+    /// poll; but now and then, and when it is quiet, it is looked at too: the peer may have closed
+    /// it, or may send what it should not.
+    fn take_framers(&self, state: &mut State, quiet: bool) -> Option<Reading> {
+        // What another thread executes may be what we wait for; its end is told to sleepers only.
+        if state.session.is_executing() {
+            return None;
+        }
+        let mut all = true;
+        if let Some(tick) = self.tick.get().filter(|_| !quiet && self.has_twin()) {
+            let now = self.now();
+            all = now.since(state.looked) >= *tick;
+            if all {
+                state.looked = now;
+            }
+        }
         let mut framers = [None, None];
         for channel in Channel::ALL {
-            if !state.session.is_paused(channel) {
+            if (all || state.session.expects(channel)) && !state.session.is_paused(channel) {
                 framers[channel as usize] = state.framers[channel as usize].take();
             }
         }
@@ -112,41 +152,91 @@ impl Link {
             .then(|| Reading { framers, fds: std::mem::take(&mut state.fds) })
     }
 
-    /// Waits for the sockets, receives once, and gives the part back.
-    fn read(&self, mut reading: Reading, until: Option<Time>) -> MutexGuard<'_, State> {
-        let only_main = reading.framers[0].is_some() && reading.framers[1].is_none();
-        let result = if until.is_none() && only_main && !self.has_unsent() {
-            self.receive(&mut reading, [true, false], true)
+    /// Waits for the sockets, receives once, and gives the part back. False if only the time has
+    /// passed that one receive may wait: poll next.
+    fn read(
+        &self,
+        mut reading: Reading,
+        until: Option<Time>,
+        blind: bool,
+    ) -> (MutexGuard<'_, State>, bool) {
+        let result = if blind {
+            let ours = [reading.framers[0].is_some(), reading.framers[1].is_some()];
+            self.receive(&mut reading, ours, true)
         } else {
             match self.poll(&reading, until) {
-                Ok(ready) => self.receive(&mut reading, ready, false),
+                Ok(ready) => self.receive(&mut reading, ready, false).map(|_| true),
                 Err(e) => Err(lost(e)),
             }
         };
-        let state = self.put_back(reading, result);
+        let came = !matches!(result, Ok(false));
+        let mut state = self.put_back(reading, result.map(drop));
+        state.blind &= !blind;
         if state.session.queued() > 0 {
             self.wake_loop();
         }
-        state
+        (state, came)
     }
 
-    /// Waits until a channel that we read can be read, or an outbox written, and flushes that.
+    /// Whether a receive that waits will do: one channel, nothing to send, and it ends in time, as
+    /// it does after a tick.
+    fn may_receive_blind(&self, reading: &Reading, until: Option<Time>) -> bool {
+        let both = reading.framers.iter().all(Option::is_some);
+        let in_time = |t: Time| self.tick.get().is_some_and(|tick| t.since(self.now()) >= *tick);
+        !both && !self.has_unsent() && until.is_none_or(in_time)
+    }
+
+    /// In place of a thread that is blind: sees to deadlines, and to what waits to be sent.
+    pub(super) fn wait_while_blind(&self) {
+        let mut state = self.lock();
+        while state.blind && state.session.closed().is_none() {
+            let until = earliest([state.session.next_deadline(), self.patience(&state)]);
+            state.looks_up = until;
+            state = if self.has_unsent() {
+                drop(state);
+                self.wait_writable(until);
+                self.lock()
+            } else {
+                self.sleep(state, until)
+            };
+            if self.is_overdue(&mut state) || self.expire(&mut state) {
+                self.release(state);
+                state = self.lock();
+            }
+        }
+    }
+
+    /// Waits until a channel that we read can be read, or an outbox written, and flushes that; or
+    /// until somebody wakes us.
     fn poll(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
-        let mut set = Vec::with_capacity(2);
-        let mut channels = [Channel::Main; 2];
-        for channel in Channel::ALL {
+        let socket = |channel: Channel| {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, reading.framers[channel as usize].is_some());
             flags.set(PollFlags::OUT, self.unsent(channel) > 0);
-            if !flags.is_empty() {
-                channels[set.len()] = channel;
-                set.push(PollFd::from_borrowed_fd(self.socket(channel).as_fd(), flags));
-            }
+            // One without flags would still report that it is closed: it is left out.
+            let socket = self.socket(channel).as_fd();
+            (!flags.is_empty()).then(|| PollFd::from_borrowed_fd(socket, flags))
+        };
+        let wake = self.wake.get();
+        let wake_fd = wake.map(|wake| PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN));
+        let places = [socket(Channel::Main), socket(Channel::Twin), wake_fd];
+        // In order, and without a heap: those that are left out go to the end.
+        let nobody = PollFd::from_borrowed_fd(self.main.as_fd(), PollFlags::empty());
+        let mut set = [nobody.clone(), nobody.clone(), nobody];
+        let mut used = 0;
+        for place in places.iter().flatten() {
+            set[used] = place.clone();
+            used += 1;
         }
-        self.poll_set(&mut set, until)?;
+        self.poll_set(&mut set[..used], until)?;
+        let mut polled = set[..used].iter();
+        let mut result = places.map(|place| place.and_then(|_| polled.next()).map(PollFd::revents));
+        if result[2].take().is_some_and(|got| !got.is_empty()) {
+            wake.into_iter().for_each(|wake| wake.clear());
+        }
         let mut ready = [false; 2];
-        for (polled, channel) in set.iter().zip(channels) {
-            let got = polled.revents();
+        for channel in Channel::ALL {
+            let got = result[channel as usize].unwrap_or(PollFlags::empty());
             ready[channel as usize] =
                 got.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
             if got.contains(PollFlags::OUT) {
@@ -197,15 +287,19 @@ impl Link {
         state
     }
 
-    /// One receive on each channel of `reading` that is `ready`.
-    fn receive(&self, reading: &mut Reading, ready: [bool; 2], wait: bool) -> Result<(), Closed> {
+    /// One receive on each channel of `reading` that is `ready`. Says whether anything came.
+    fn receive(&self, reading: &mut Reading, ready: [bool; 2], wait: bool) -> Result<bool, Closed> {
+        let mut came = false;
         for channel in Channel::ALL {
             let Some(framer) = &mut reading.framers[channel as usize] else { continue };
             if !ready[channel as usize] {
                 continue;
             }
             match self.socket(channel).recv(framer.space(), &mut reading.fds, wait) {
-                Ok(Received::Bytes(n)) => framer.received(n, reading.fds.drain(..)),
+                Ok(Received::Bytes(n)) => {
+                    framer.received(n, reading.fds.drain(..));
+                    came = true;
+                }
                 Ok(Received::WouldBlock) => {}
                 Ok(Received::Eof) => return Err(Closed::Disconnected),
                 Err(Errno::MFILE) => {
@@ -214,7 +308,7 @@ impl Link {
                 Err(e) => return Err(lost(e)),
             }
         }
-        Ok(())
+        Ok(came)
     }
 
     /// Gives the part of the reader back; others may want it, or what was read for them.
@@ -247,9 +341,9 @@ impl Link {
     /// Hands every whole message to the session, and sends the refusals that come of it.
     pub(super) fn sort<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.pump(&mut state);
-        while !state.refusals.is_empty() {
+        while !state.refusals.is_empty() || state.session.has_woken() {
             let refusals = std::mem::take(&mut state.refusals);
-            drop(state);
+            self.release(state);
             for (channel, header) in refusals {
                 let _closed = self.send(channel, &[IoSlice::new(&header.emit())], &[]);
             }
@@ -263,6 +357,7 @@ impl Link {
         for channel in Channel::ALL {
             let index = channel as usize;
             let Some(mut framer) = state.framers[index].take() else { continue };
+            state.spare[index].drain(..).for_each(|done| framer.recycle(done));
             while state.session.closed().is_none() && !state.session.is_paused(channel) {
                 match framer.pop() {
                     Ok(Some(message)) => {

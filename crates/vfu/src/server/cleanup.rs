@@ -1,9 +1,12 @@
 //! The end of a session.
 
+use std::sync::Arc;
+
 use super::executor::Executor;
+use crate::context::{self, Inside};
 use crate::device::{Device, Reset};
 use crate::link::Link;
-use crate::shared::Shared;
+use crate::shared::{Gate, Shared};
 
 /// Takes back all that the client gave, and tells the device: mappings, eventfds, the session
 /// itself. The device's state stays for the next client.
@@ -11,12 +14,12 @@ pub(super) fn disconnect<D: Device + ?Sized>(
     shared: &Shared,
     executor: &Executor,
     device: &mut D,
-    link: &Link,
+    link: &Arc<Link>,
 ) {
     shared.set_live(None);
-    for region in shared.table.remove_all() {
-        executor.retire(device, link, &region);
-    }
+    shared.next_epoch();
+    executor.unmap_all(device, link);
     shared.irqs.disconnect();
-    device.reset(Reset::ConnectionLost);
+    shared.set_gate(Gate::Open);
+    context::run(shared, Inside::Callback, || device.reset(Reset::ConnectionLost));
 }

@@ -1,40 +1,62 @@
 //! The one place that runs handlers: a command in, its effect, and its reply out.
+//!
+//! Commands are executed in the order in which they came. Three kinds of them may end later, while
+//! those behind them go on: an access that its handler answers later, an unmap that waits for leases,
+//! and (here nothing else goes on meanwhile) a change that waits for the device to come to rest.
 
 use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, trace};
 use vfu_proto::session::{Channel, Closed};
 use vfu_proto::wire::{
-    Command, DeviceFlags, DeviceInfo, DmaMap, DmaUnmapReply, DmaUnmapRequest, Errno, HEADER_SIZE,
-    Header, IoFdLayout, IoFdsReply, IrqFlags, IrqInfo, RegionReadReply, RegionReadRequest,
-    RegionWriteRequest, Request, SetIrqs, UnmapWhat, WriteMultiReply,
+    Command, DeviceFlags, DeviceInfo, Errno, HEADER_SIZE, Header, IoFdLayout, IoFdsReply, IrqFlags,
+    IrqInfo, RegionReadReply, RegionReadRequest, RegionWriteRequest, Request, SetIrqs,
+    WriteMultiReply,
 };
 
 use super::builder::Settings;
+use super::held::Held;
+use super::parked::{Parked, Retired};
 use super::regions::{CONFIG_REGION, REGIONS, Regions};
-use crate::device::{Access, Device, DmaRange, Reset};
-use crate::dma::{Backing, Inserted, Region};
+use crate::answer::Defer;
+use crate::context::{self, Inside};
+use crate::device::{Access, Device, Fault, Reset};
 use crate::irq::{IrqIndex, Irqs};
 use crate::link::{Link, Message};
 use crate::pci::{MsixState, MsixTable, PowerState};
-use crate::shared::Shared;
+use crate::shared::{Gate, Shared};
 
 /// What executes commands, but for the device itself.
 #[derive(Debug)]
 pub(crate) struct Executor {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     regions: Regions,
-    msix: Option<(MsixState, MsixTable)>,
+    msix: Option<(MsixState, Mutex<MsixTable>)>,
     max_transfer: u32,
-    max_dma_maps: usize,
-    /// The reply that is being made, its header first.
-    out: Vec<u8>,
+    pub(super) max_dma_maps: usize,
+    pub(super) parked: Parked,
+    /// Buffers for replies, their headers first.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
 
-/// The descriptor that goes with a reply.
-type ReplyFd<'a> = Option<BorrowedFd<'a>>;
+/// What a reply is made of, besides its payload.
+pub(super) enum Outcome<'a> {
+    /// Reply now.
+    Reply,
+    /// Reply now, with a descriptor.
+    ReplyWith(BorrowedFd<'a>),
+    /// Somebody else replies, later.
+    Later,
+}
+
+/// Who is being served.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) link: &'a Arc<Link>,
+    pub(super) header: Header,
+}
 
 impl Executor {
     pub(super) fn new(
@@ -46,69 +68,89 @@ impl Executor {
         Executor {
             shared,
             regions,
-            msix: msix.map(|state| (state, MsixTable::new(state.vectors))),
+            msix: msix.map(|state| (state, Mutex::new(MsixTable::new(state.vectors)))),
             max_transfer: settings.max_transfer as u32,
             max_dma_maps: settings.max_dma_maps as usize,
-            out: Vec::new(),
+            parked: Parked::default(),
+            spare: Mutex::default(),
         }
     }
 
-    /// Executes one command and answers it. A session that breaks meanwhile is noticed by the next
-    /// one who waits.
+    /// Executes one command and answers it. Gives the message back, to be used again, unless it has
+    /// to wait for the device to come to rest.
+    ///
+    /// A session that breaks meanwhile is noticed by the next one who waits.
     pub(super) fn execute<D: Device + ?Sized>(
-        &mut self,
+        &self,
         device: &mut D,
-        link: &Link,
-        command: &mut Message,
-    ) {
-        let header = *command.header();
+        link: &Arc<Link>,
+        command: Message,
+    ) -> Option<Message> {
+        let ready = self.rest_first(device, link, command)?;
+        Some(self.execute_now(device, link, ready))
+    }
+
+    /// Executes a command for which the device has come to rest, if it had to.
+    pub(super) fn execute_now<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        link: &Arc<Link>,
+        mut command: Message,
+    ) -> Message {
+        let call = Call { link, header: *command.header() };
         let fds = std::mem::take(&mut command.fds);
-        let mut out = std::mem::take(&mut self.out);
+        let mut out = self.take_buffer();
+        let result = Command::from_u16(call.header.command)
+            .ok_or(Errno::EINVAL)
+            .and_then(|name| Request::parse(name, command.payload()))
+            .and_then(|request| self.handle(device, call, request, fds, &mut out));
+        let _closed = match result {
+            Ok(Outcome::Later) => Ok(()),
+            Ok(Outcome::Reply) => call.reply(&mut out, &[]),
+            Ok(Outcome::ReplyWith(fd)) => call.reply(&mut out, &[fd]),
+            Err(errno) => call.refuse(errno),
+        };
+        self.give_buffer(out);
+        command
+    }
+
+    fn take_buffer(&self) -> Vec<u8> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut out = spare.unwrap_or_default();
         out.clear();
         out.resize(HEADER_SIZE, 0);
-        let result = Command::from_u16(header.command)
-            .ok_or(Errno::EINVAL)
-            .and_then(|command_| Request::parse(command_, command.payload()))
-            .and_then(|request| self.handle(device, link, request, fds, &mut out));
-        if let Err(errno) = result {
-            debug!(command = header.command, %errno, "command refused");
-        }
-        if !header.wants_no_reply() {
-            let _closed = match result {
-                Ok(fd) => reply(link, &header, &mut out, fd),
-                Err(errno) => {
-                    let bytes = header.error_reply(errno).emit();
-                    link.send(Channel::Main, &[IoSlice::new(&bytes)], &[])
-                }
-            };
-        }
-        self.out = out;
+        out
+    }
+
+    fn give_buffer(&self, out: Vec<u8>) {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(out);
     }
 
     fn handle<D: Device + ?Sized>(
-        &mut self,
+        &self,
         device: &mut D,
-        link: &Link,
+        call: Call<'_>,
         request: Request<'_>,
         fds: Vec<OwnedFd>,
         out: &mut Vec<u8>,
-    ) -> Result<ReplyFd<'_>, Errno> {
+    ) -> Result<Outcome<'_>, Errno> {
         match request {
-            Request::RegionRead(r) => self.region_read(device, &r, out)?,
-            Request::RegionWrite(r) => {
-                self.region_write(device, link, &r)?;
-                r.reply().emit(out);
-            }
+            Request::RegionRead(r) => return self.region_read(device, call, &r, out),
+            Request::RegionWrite(r) => return self.region_write(device, call, &r, out),
             Request::RegionWriteMulti(writes) => {
-                for write in writes.iter() {
+                // The first bad one ends it; the reply says how far it came.
+                let made = writes.iter().map_while(|write| {
                     let (offset, region) = (write.offset(), write.region());
                     let write = RegionWriteRequest { offset, region, data: write.data() };
-                    self.region_write(device, link, &write)?;
-                }
-                WriteMultiReply { count: writes.entries().len() as u64 }.emit(out);
+                    self.write(device, call.link, &write, None).ok()
+                });
+                WriteMultiReply { count: made.count() as u64 }.emit(out);
             }
             Request::DmaMap(map) => self.dma_map(device, &map, fds)?,
-            Request::DmaUnmap(unmap) => self.dma_unmap(device, link, &unmap)?.emit(out),
+            Request::DmaUnmap(unmap) => match self.dma_unmap(device, call, &unmap)? {
+                Retired::Wholly(reply) => reply.emit(out),
+                Retired::WhenUnused => return Ok(Outcome::Later),
+            },
             Request::DeviceGetInfo(_) => DeviceInfo {
                 flags: DeviceFlags::RESET | DeviceFlags::PCI,
                 num_regions: REGIONS,
@@ -118,7 +160,9 @@ impl Executor {
             Request::DeviceGetRegionInfo(r) => {
                 let (info, fd) = self.regions.info(r.index)?;
                 let whole = info.emit_for(r.argsz, out);
-                return Ok(fd.filter(|_| whole));
+                if let Some(fd) = fd.filter(|_| whole) {
+                    return Ok(Outcome::ReplyWith(fd));
+                }
             }
             Request::DeviceGetRegionIoFds(r) => {
                 if self.regions.size(r.index)? == 0 {
@@ -134,7 +178,7 @@ impl Executor {
             }
             Request::DeviceGetIrqInfo(r) => irq_info(&self.shared.irqs, r.index)?.emit(out),
             Request::DeviceSetIrqs(r) => self.set_irqs(&r, fds)?,
-            Request::DeviceReset => self.reset(device, link, Reset::Device),
+            Request::DeviceReset => self.reset(device, call.link, Reset::Device),
             // A device that can't be saved has no migration features.
             Request::DeviceFeature(_) | Request::MigDataRead(_) | Request::MigDataWrite(_) => {
                 return Err(Errno::EINVAL);
@@ -143,7 +187,7 @@ impl Executor {
                 return Err(Errno::EINVAL);
             }
         }
-        Ok(None)
+        Ok(Outcome::Reply)
     }
 
     /// Checks that an access lies in its region and is not too large.
@@ -157,11 +201,12 @@ impl Executor {
     }
 
     fn region_read<D: Device + ?Sized>(
-        &mut self,
+        &self,
         device: &mut D,
+        call: Call<'_>,
         request: &RegionReadRequest,
         out: &mut Vec<u8>,
-    ) -> Result<(), Errno> {
+    ) -> Result<Outcome<'_>, Errno> {
         let (region, offset) = (request.region, request.offset);
         self.check_access(region, offset, u64::from(request.count))?;
         RegionReadReply::emit_head(request, out);
@@ -172,23 +217,52 @@ impl Executor {
         } else if region == CONFIG_REGION {
             self.shared.config().read(offset as usize, data);
         } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
+            let table = table.lock().unwrap_or_else(PoisonError::into_inner);
             match place {
                 Msix::Table(at) => table.read(at, data),
                 Msix::Pba(at) => table.read_pba(at, data),
             }
-        } else if let Err(fault) = device.region_read(Access { region, offset }, data) {
-            debug!(region, offset, len = data.len(), %fault, "read");
-            data.fill(0xff);
+        } else {
+            let mut defer = Defer::read(call.link, call.header, *request);
+            let at = Access { region, offset };
+            let result = context::run(&self.shared, Inside::Handler, || {
+                device.region_read_or_defer(at, data, &mut defer)
+            });
+            if defer.is_taken() {
+                return Ok(Outcome::Later);
+            }
+            if let Err(fault) = result {
+                debug!(region, offset, len = data.len(), %fault, "read");
+                data.fill(0xff);
+            }
         }
         trace!(region, offset, ?data, "read");
-        Ok(())
+        // The driver must not see the register before the memory that was written ahead of it.
+        if Held::behind_writes(call, out) { Ok(Outcome::Later) } else { Ok(Outcome::Reply) }
     }
 
     fn region_write<D: Device + ?Sized>(
-        &mut self,
+        &self,
         device: &mut D,
-        link: &Link,
+        call: Call<'_>,
         request: &RegionWriteRequest<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Outcome<'_>, Errno> {
+        let mut defer = Defer::write(call.link, call.header, request.reply());
+        self.write(device, call.link, request, Some(&mut defer))?;
+        if defer.is_taken() {
+            return Ok(Outcome::Later);
+        }
+        request.reply().emit(out);
+        Ok(Outcome::Reply)
+    }
+
+    fn write<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        link: &Arc<Link>,
+        request: &RegionWriteRequest<'_>,
+        defer: Option<&mut Defer<'_>>,
     ) -> Result<(), Errno> {
         let RegionWriteRequest { region, offset, data } = *request;
         self.check_access(region, offset, data.len() as u64)?;
@@ -198,18 +272,29 @@ impl Executor {
             self.config_write(device, link, offset as usize, data);
         } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
             if let Msix::Table(at) = place {
-                table.write(at, data);
+                table.lock().unwrap_or_else(PoisonError::into_inner).write(at, data);
             }
-        } else if let Err(fault) = device.region_write(Access { region, offset }, data) {
-            debug!(region, offset, len = data.len(), %fault, "write");
+        } else {
+            let at = Access { region, offset };
+            let result = context::run(&self.shared, Inside::Handler, || match defer {
+                Some(defer) => device.region_write_or_defer(at, data, defer),
+                None => device.region_write(at, data),
+            });
+            self.log_write(at, data.len(), result);
         }
         Ok(())
     }
 
+    fn log_write(&self, at: Access, len: usize, result: Result<(), Fault>) {
+        if let Err(fault) = result {
+            debug!(region = at.region, offset = at.offset, len, %fault, "write");
+        }
+    }
+
     fn config_write<D: Device + ?Sized>(
-        &mut self,
+        &self,
         device: &mut D,
-        link: &Link,
+        link: &Arc<Link>,
         offset: usize,
         data: &[u8],
     ) {
@@ -230,67 +315,17 @@ impl Executor {
     }
 
     /// Where in the MSI-X table or PBA an access lies, if it does.
-    fn msix_at(&mut self, region: u32, offset: u64, len: usize) -> Option<(&mut MsixTable, Msix)> {
-        let (state, table) = self.msix.as_mut()?;
+    fn msix_at(&self, region: u32, offset: u64, len: usize) -> Option<(&Mutex<MsixTable>, Msix)> {
+        let (state, table) = self.msix.as_ref()?;
         let inside = |(bar, start): (usize, u64), size: u64| {
             let at = (bar == region as usize).then(|| offset.checked_sub(start)).flatten()?;
             at.checked_add(len as u64).filter(|end| *end <= size).map(|_| at)
         };
-        if let Some(at) = inside(state.table, table.table_len()) {
+        if let Some(at) = inside(state.table, state.table_len()) {
             return Some((table, Msix::Table(at)));
         }
-        let at = inside(state.pba, table.pba_len())?;
+        let at = inside(state.pba, state.pba_len())?;
         Some((table, Msix::Pba(at)))
-    }
-
-    fn dma_map<D: Device + ?Sized>(
-        &mut self,
-        device: &mut D,
-        map: &DmaMap,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), Errno> {
-        let region = Region::new(map, fds.into_iter().next())?;
-        let range = range_of(&region);
-        if self.shared.table.insert(region, self.max_dma_maps)? == Inserted::New {
-            device.dma_mapped(range);
-        }
-        Ok(())
-    }
-
-    fn dma_unmap<D: Device + ?Sized>(
-        &mut self,
-        device: &mut D,
-        link: &Link,
-        request: &DmaUnmapRequest,
-    ) -> Result<DmaUnmapReply<'static>, Errno> {
-        match request.what {
-            UnmapWhat::Range { address, size } => {
-                let Some(region) = self.shared.table.remove(address, size)? else {
-                    // Touches no mapping: nothing to do, as the kernel's VFIO sees it.
-                    return Ok(request.reply(0));
-                };
-                self.retire(device, link, &region);
-                Ok(request.reply(size))
-            }
-            UnmapWhat::All => {
-                for region in self.shared.table.remove_all() {
-                    self.retire(device, link, &region);
-                }
-                Ok(request.reply(0))
-            }
-            // Dirty pages are not logged.
-            UnmapWhat::RangeWithDirty { .. } => Err(Errno::EINVAL),
-        }
-    }
-
-    /// A mapping has left the table. Ends what still uses it; never waits for the client.
-    pub(super) fn retire<D: Device + ?Sized>(&self, device: &mut D, link: &Link, region: &Region) {
-        if matches!(region.backing, Backing::Message) {
-            link.cancel(Some((region.address, region.size)));
-        } else {
-            self.shared.table.wait_unused(region);
-        }
-        device.dma_unmapped(range_of(region));
     }
 
     fn set_irqs(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), Errno> {
@@ -299,17 +334,20 @@ impl Executor {
     }
 
     /// The function goes back to its state at power-on. What the client arranged stays: mappings,
-    /// eventfds, capabilities.
-    fn reset<D: Device + ?Sized>(&mut self, device: &mut D, link: &Link, kind: Reset) {
+    /// eventfds, capabilities. Nothing waits for the client.
+    fn reset<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>, kind: Reset) {
         debug!(?kind, "reset");
+        self.shared.set_gate(Gate::Resetting);
+        self.shared.next_epoch();
         self.shared.set_bus_master(false);
         link.cancel(None);
         self.shared.config().reset();
         self.shared.irqs.reset();
-        if let Some((_, table)) = &mut self.msix {
-            table.reset();
+        if let Some((_, table)) = &self.msix {
+            table.lock().unwrap_or_else(PoisonError::into_inner).reset();
         }
-        device.reset(kind);
+        context::run(&self.shared, Inside::Callback, || device.reset(kind));
+        self.shared.set_gate(Gate::Open);
     }
 }
 
@@ -319,10 +357,27 @@ enum Msix {
     Pba(u64),
 }
 
-fn reply(link: &Link, to: &Header, out: &mut [u8], fd: ReplyFd<'_>) -> Result<(), Closed> {
-    let header = to.reply(out.len() - HEADER_SIZE).emit();
-    out[..HEADER_SIZE].copy_from_slice(&header);
-    link.send(Channel::Main, &[IoSlice::new(out)], fd.as_slice())
+impl Call<'_> {
+    /// Sends the reply whose payload is in `out`, behind room for the header; nothing if none is
+    /// wanted.
+    pub(super) fn reply(&self, out: &mut [u8], fds: &[BorrowedFd<'_>]) -> Result<(), Closed> {
+        if self.header.wants_no_reply() {
+            return Ok(());
+        }
+        let header = self.header.reply(out.len() - HEADER_SIZE).emit();
+        out[..HEADER_SIZE].copy_from_slice(&header);
+        self.link.send(Channel::Main, &[IoSlice::new(out)], fds)
+    }
+
+    /// Sends an error reply, if any is wanted.
+    pub(super) fn refuse(&self, errno: Errno) -> Result<(), Closed> {
+        debug!(command = self.header.command, %errno, "command refused");
+        if self.header.wants_no_reply() {
+            return Ok(());
+        }
+        let bytes = self.header.error_reply(errno).emit();
+        self.link.send(Channel::Main, &[IoSlice::new(&bytes)], &[])
+    }
 }
 
 fn irq_info(irqs: &Irqs, index: u32) -> Result<IrqInfo, Errno> {
@@ -334,14 +389,4 @@ fn irq_info(irqs: &Irqs, index: u32) -> Result<IrqInfo, Errno> {
         IrqIndex::Msi | IrqIndex::Err | IrqIndex::Req => IrqFlags::EVENTFD | IrqFlags::NORESIZE,
     };
     Ok(IrqInfo { flags, index, count: irqs.count(known) })
-}
-
-fn range_of(region: &Region) -> DmaRange {
-    DmaRange {
-        address: region.address,
-        size: region.size,
-        readable: region.readable,
-        writable: region.writable,
-        direct: !matches!(region.backing, Backing::Message),
-    }
 }

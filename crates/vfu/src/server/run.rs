@@ -181,7 +181,7 @@ impl<D: Device> Server<D> {
             let result = self.run();
             (self, result)
         });
-        Running { stopper, thread }
+        Running { stopper, thread: Some(thread) }
     }
 
     /// The descriptor that an event loop waits on: readable when [`process`](Self::process) has
@@ -312,7 +312,7 @@ impl Drop for Client {
 #[derive(Debug)]
 pub struct Running<D> {
     stopper: Stopper,
-    thread: JoinHandle<(Server<D>, Result<(), ServeError>)>,
+    thread: Option<JoinHandle<(Server<D>, Result<(), ServeError>)>>,
 }
 
 impl<D> Running<D> {
@@ -340,10 +340,20 @@ impl<D> Running<D> {
     ///
     /// # Panics
     /// If the device did.
-    pub fn join(self) -> Result<Server<D>, ServeError> {
-        match self.thread.join() {
-            Ok((server, result)) => result.map(|()| server),
-            Err(panic) => std::panic::resume_unwind(panic),
+    pub fn join(mut self) -> Result<Server<D>, ServeError> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok((server, result))) => result.map(|()| server),
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => unreachable!("only joining and dropping take the thread"),
+        }
+    }
+}
+
+impl<D> Drop for Running<D> {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.stopper.stop();
+            let _its_panic_was_shown = thread.join();
         }
     }
 }

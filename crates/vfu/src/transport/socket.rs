@@ -3,8 +3,10 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
     self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown,
@@ -67,6 +69,12 @@ impl Socket {
             return Err(Errno::MFILE);
         }
         Ok(if got.bytes == 0 { Received::Eof } else { Received::Bytes(got.bytes) })
+    }
+
+    /// From now on a [`recv`](Self::recv) that may wait gives up after so long. Says whether that
+    /// worked.
+    pub(crate) fn limit_receive(&self, time: Duration) -> bool {
+        sockopt::set_socket_timeout(&self.0, Timeout::Recv, Some(time)).is_ok()
     }
 
     /// One `sendmsg` that never waits and never raises `SIGPIPE`; says how many bytes went.

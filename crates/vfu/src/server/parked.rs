@@ -1,0 +1,246 @@
+//! Commands that end later: those that wait for leases to end, or for the device to come to rest.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Wake, Waker};
+
+use vfu_proto::wire::{
+    Command, DmaMap, DmaUnmapReply, DmaUnmapRequest, Errno, HEADER_SIZE, Header, UnmapWhat,
+};
+
+use super::executor::{Call, Executor};
+use crate::context::{self, Inside};
+use crate::device::{Device, DmaRange};
+use crate::dma::{Backing, Inserted, Region};
+use crate::link::{Link, Message};
+use crate::quiesce::{Pending, Quiesce};
+use crate::shared::Gate;
+
+/// What has been put off.
+#[derive(Debug, Default)]
+pub(super) struct Parked(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    unmaps: Vec<Unmap>,
+    rest: Option<(Message, Arc<Pending>)>,
+}
+
+/// A DMA_UNMAP that waits for leases.
+#[derive(Debug)]
+struct Unmap {
+    header: Header,
+    reply: DmaUnmapReply<'static>,
+    regions: Vec<Arc<Region>>,
+}
+
+/// Whether mappings have gone.
+pub(super) enum Retired {
+    Wholly(DmaUnmapReply<'static>),
+    WhenUnused,
+}
+
+/// Has the executor look at what it has put off.
+struct Kick(Weak<Link>);
+
+impl Wake for Kick {
+    fn wake(self: Arc<Self>) {
+        if let Some(link) = self.0.upgrade() {
+            link.kick();
+        }
+    }
+}
+
+impl Parked {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no command may be executed before the device has come to rest.
+    pub(super) fn holds_all(&self) -> bool {
+        self.lock().rest.is_some()
+    }
+
+    /// The session has ended: nobody waits for any of it.
+    pub(super) fn clear(&self) {
+        *self.lock() = State::default();
+    }
+}
+
+impl Executor {
+    /// Brings the device to rest for a command that changes something under it. `None`: the device
+    /// takes its time, and the command waits; or it was refused.
+    pub(super) fn rest_first<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        link: &Arc<Link>,
+        command: Message,
+    ) -> Option<Message> {
+        let name = Command::from_u16(command.header().command);
+        let changes = [Command::DmaMap, Command::DmaUnmap, Command::DeviceReset].map(Some);
+        if !changes.contains(&name) {
+            return Some(command);
+        }
+        let mut quiesce = Quiesce::new(link);
+        let result = context::run(&self.shared, Inside::Handler, || device.quiesce(&mut quiesce));
+        if let Some(pending) = quiesce.into_pending() {
+            self.parked.lock().rest = Some((command, pending));
+            // It may have come to rest by now.
+            return self.take_rested(device, link);
+        }
+        self.rested(device, link, command, result)
+    }
+
+    /// The command that waited for the device, if that has come to rest.
+    fn take_rested<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        link: &Arc<Link>,
+    ) -> Option<Message> {
+        let mut parked = self.parked.lock();
+        let result = parked.rest.as_ref()?.1.result()?;
+        let (command, _) = parked.rest.take()?;
+        drop(parked);
+        self.rested(device, link, command, result)
+    }
+
+    fn rested<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        link: &Arc<Link>,
+        command: Message,
+        result: Result<(), Errno>,
+    ) -> Option<Message> {
+        match result {
+            Ok(()) => {
+                self.shared.set_gate(Gate::Quiesced);
+                let done = self.execute_now(device, link, command);
+                self.shared.set_gate(Gate::Open);
+                context::run(&self.shared, Inside::Callback, || device.resume());
+                link.recycle(Some(done));
+            }
+            Err(errno) => {
+                let call = Call { link, header: *command.header() };
+                let _closed = call.refuse(errno);
+                link.recycle(Some(command));
+            }
+        }
+        None
+    }
+
+    /// Does what was put off and can be done now.
+    pub(super) fn settle<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>) {
+        self.take_rested(device, link);
+        let waker = Waker::from(Arc::new(Kick(Arc::downgrade(link))));
+        let mut unmaps = std::mem::take(&mut self.parked.lock().unmaps);
+        unmaps.retain_mut(|unmap| {
+            unmap.regions.retain(|region| {
+                let unused = region.is_unused_or_wakes(&waker);
+                if unused {
+                    self.unmapped(device, region);
+                }
+                !unused
+            });
+            if unmap.regions.is_empty() {
+                let mut out = vec![0; HEADER_SIZE];
+                unmap.reply.emit(&mut out);
+                let _closed = Call { link, header: unmap.header }.reply(&mut out, &[]);
+            }
+            !unmap.regions.is_empty()
+        });
+        self.parked.lock().unmaps.append(&mut unmaps);
+    }
+
+    pub(super) fn dma_map<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        map: &DmaMap,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Errno> {
+        let region = Region::new(map, fds.into_iter().next())?;
+        let range = range_of(&region);
+        if self.shared.table.insert(region, self.max_dma_maps)? == Inserted::New {
+            context::run(&self.shared, Inside::Callback, || device.dma_mapped(range));
+        }
+        Ok(())
+    }
+
+    pub(super) fn dma_unmap<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        call: Call<'_>,
+        request: &DmaUnmapRequest,
+    ) -> Result<Retired, Errno> {
+        let (mut regions, reply) = match request.what {
+            UnmapWhat::Range { address, size } => {
+                // What touches no mapping at all is nothing to do, as the kernel's VFIO sees it.
+                let region = self.shared.table.remove(address, size)?;
+                let reply = request.reply(if region.is_some() { size } else { 0 });
+                (Vec::from_iter(region), reply)
+            }
+            UnmapWhat::All => (self.shared.table.remove_all(), request.reply(0)),
+            // Dirty pages are not logged.
+            UnmapWhat::RangeWithDirty { .. } => return Err(Errno::EINVAL),
+        };
+        self.retire(device, call.link, &mut regions);
+        if regions.is_empty() {
+            return Ok(Retired::Wholly(reply));
+        }
+        call.link.attended();
+        self.parked.lock().unmaps.push(Unmap { header: call.header, reply, regions });
+        // A lease may have ended before it was there to be found.
+        call.link.kick();
+        Ok(Retired::WhenUnused)
+    }
+
+    /// Mappings have left the table. Ends what still uses them, and leaves in `regions` those that
+    /// are leased. Never waits for the client, nor for the device.
+    fn retire<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        link: &Arc<Link>,
+        regions: &mut Vec<Arc<Region>>,
+    ) {
+        let waker = Waker::from(Arc::new(Kick(Arc::downgrade(link))));
+        regions.retain(|region| {
+            if matches!(region.backing, Backing::Message) {
+                link.cancel(Some((region.address, region.size)));
+            }
+            let range = range_of(region);
+            context::run(&self.shared, Inside::Callback, || device.dma_unmapping(range));
+            let unused = region.is_unused_or_wakes(&waker);
+            if unused {
+                self.unmapped(device, region);
+            }
+            !unused
+        });
+    }
+
+    fn unmapped<D: Device + ?Sized>(&self, device: &mut D, region: &Region) {
+        let range = range_of(region);
+        context::run(&self.shared, Inside::Callback, || device.dma_unmapped(range));
+    }
+
+    /// The client has gone, and with it all that it mapped. Leases that are still held keep their
+    /// memory until they end.
+    pub(super) fn unmap_all<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>) {
+        let parked = std::mem::take(&mut self.parked.lock().unmaps);
+        let mut regions = self.shared.table.remove_all();
+        self.retire(device, link, &mut regions);
+        regions.extend(parked.into_iter().flat_map(|unmap| unmap.regions));
+        for region in regions {
+            self.unmapped(device, &region);
+        }
+        self.parked.clear();
+    }
+}
+
+fn range_of(region: &Region) -> DmaRange {
+    DmaRange {
+        address: region.address,
+        size: region.size,
+        readable: region.readable,
+        writable: region.writable,
+        direct: !matches!(region.backing, Backing::Message),
+    }
+}
