@@ -300,7 +300,7 @@ fn dropping_a_running_server_stops_it() {
 }
 
 #[test]
-fn a_stopped_server_can_run_again() {
+fn a_client_learns_that_its_server_stopped() {
     let server = TestServer::start();
     let vmm = Vmm::connect(server.path()).unwrap();
     vmm.write32(0, 0, 5).unwrap();

@@ -5,11 +5,11 @@ use vfu::Server;
 use vfu_devices::edu::{self, Edu};
 use vfu_testkit::{Function, Interrupts, Served, Vmm, serve_in_process};
 
-use super::latency;
 use super::stage::{Seen, Stage};
+use super::{latency, throughput};
 
 /// How many checks there are.
-pub(super) const CHECKS: u64 = 11;
+pub(super) const CHECKS: u64 = 10;
 /// How often each kind of interrupt is raised.
 const INTERRUPTS: u64 = 100;
 
@@ -54,34 +54,23 @@ pub(super) fn show(stage: &mut Stage) {
     stage.check("DMA round trip, messages", || message_dma(&rig.vmm, &messages));
 }
 
-/// What it all costs, in a session of its own: one that serves memory by messages has a thread more.
-/// The figures are told, not judged.
+/// What it all costs, in sessions of their own: one that serves memory by messages has a thread
+/// more. The figures are told, not judged.
 pub(super) fn measure(stage: &mut Stage) {
     stage.about("speed", "told, not judged: it depends on the machine and its load");
-    let Some(rig) = stage.make("connect and enumerate", start) else { return };
     stage.check("latency of a register read", || {
-        let found = latency::measure(|| Ok(rig.vmm.read32(BAR, IDENTIFICATION).map(drop)?))?;
-        let (vfu, raw) = (found.vfu, found.raw);
-        let ratio = vfu.p50 as f64 / raw.p50.max(1) as f64;
-        let micro = |nanoseconds: u64| nanoseconds as f64 / 1e3;
-        let text = format!(
-            "p50 {:.1} us, p99 {:.1} us; as bare messages between two threads p50 {:.1} us, p99 \
-             {:.1} us: {ratio:.2} times; {} reads",
-            micro(vfu.p50),
-            micro(vfu.p99),
-            micro(raw.p50),
-            micro(raw.p99),
-            found.samples
-        );
-        Ok(Seen::from(text)
-            .figure("samples", found.samples)
-            .figure("read_p50_ns", vfu.p50)
-            .figure("read_p99_ns", vfu.p99)
-            .figure("raw_p50_ns", raw.p50)
-            .figure("raw_p99_ns", raw.p99)
-            .figure("ratio_p50", ratio))
+        latency::measure(|| {
+            let (rig, _) = start()?;
+            Ok(move || {
+                let rig = &rig; // all of it moves in: the server lives as long as its reader
+                Ok(rig.vmm.read32(BAR, IDENTIFICATION).map(drop)?)
+            })
+        })
     });
-    stage.check("throughput of DMA", || super::throughput::measure(&rig.vmm, rig.served.handle()));
+    stage.check("throughput of DMA", || {
+        let (rig, _) = start()?;
+        throughput::measure(&rig.vmm, rig.served.handle())
+    });
 }
 
 fn start() -> anyhow::Result<(Rig, Seen)> {

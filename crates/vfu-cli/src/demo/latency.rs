@@ -1,38 +1,73 @@
 //! What a register read costs: over vfu, and as bare messages of the same sizes.
+//!
+//! Where the scheduler puts the two threads matters more than all else: waking a thread on another
+//! CPU can take ten times as long as on the same. So both are told where to run, vfu's and the bare
+//! ones alike; else the ratio would be one of luck.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::stage::Seen;
 
 /// The length of a REGION_READ, and of its answer with a register of 4 bytes.
 const REQUEST: usize = 32;
 const REPLY: usize = 36;
 /// Each batch of one kind is followed by one of the other, so that both see the same weather.
 const BATCH: usize = 250;
-const BATCHES: usize = 20;
+const BATCHES: usize = 12;
 /// After this no new batch begins; a slow machine has fewer samples.
-const BUDGET: Duration = Duration::from_secs(2);
+const BUDGET: Duration = Duration::from_secs(1);
 
-/// Two distributions, in nanoseconds.
-pub(super) struct Latency {
-    pub(super) vfu: Percentiles,
-    pub(super) raw: Percentiles,
-    /// How many of each kind.
-    pub(super) samples: usize,
+/// Measures reads of a register with both threads on one CPU, and, if there is another, on two.
+/// `connect` starts a server on a new thread and gives what reads a register of it.
+pub(super) fn measure<R>(connect: impl Fn() -> anyhow::Result<R> + Sync) -> anyhow::Result<Seen>
+where
+    R: FnMut() -> anyhow::Result<()>,
+{
+    let cpus = allowed_cpus()?;
+    let places = [("one_cpu", "on one CPU", cpus.first()), ("two_cpus", "on two", cpus.get(1))];
+    let mut seen = Seen::default();
+    for (key, place, far) in places {
+        let (Some(near), Some(far)) = (cpus.first(), far) else { continue };
+        let latency = thread::scope(|scope| {
+            let thread = scope.spawn(|| measure_between(*near, *far, &connect));
+            thread.join().unwrap_or_else(|_| Err(anyhow!("the measuring thread panicked")))
+        })?;
+        seen = latency.tell(seen, key, place);
+    }
+    Ok(seen)
 }
 
-#[derive(Clone, Copy)]
-pub(super) struct Percentiles {
-    pub(super) p50: u64,
-    pub(super) p99: u64,
+fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
+    let set = sched_getaffinity(None).context("which CPUs may be used")?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
 }
 
-/// Measures `read`, which reads a register once, against a pair of sockets.
-pub(super) fn measure(mut read: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Latency> {
+/// Has this thread, and those that it starts from now on, run on one CPU.
+fn run_on(cpu: usize) -> anyhow::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).with_context(|| format!("running on CPU {cpu}"))
+}
+
+/// Begins with the threads of the far side, which stay where they are started.
+fn measure_between<R>(
+    near: usize,
+    far: usize,
+    connect: impl Fn() -> anyhow::Result<R>,
+) -> anyhow::Result<Latency>
+where
+    R: FnMut() -> anyhow::Result<()>,
+{
+    run_on(far)?;
+    let mut read = connect()?;
     let mut raw_pair = RawPair::new()?;
+    run_on(near)?;
     let (mut vfu, mut raw) = (Vec::new(), Vec::new());
     let began = Instant::now();
     for _ in 0..BATCHES {
@@ -44,6 +79,41 @@ pub(super) fn measure(mut read: impl FnMut() -> anyhow::Result<()>) -> anyhow::R
     }
     let samples = vfu.len();
     Ok(Latency { vfu: percentiles(&mut vfu)?, raw: percentiles(&mut raw)?, samples })
+}
+
+/// Two distributions, in nanoseconds.
+struct Latency {
+    vfu: Percentiles,
+    raw: Percentiles,
+    /// How many of each kind.
+    samples: usize,
+}
+
+struct Percentiles {
+    p50: u64,
+    p99: u64,
+}
+
+impl Latency {
+    /// Adds text and figures to what was seen at other places.
+    fn tell(&self, mut seen: Seen, key: &str, place: &str) -> Seen {
+        let (vfu, raw) = (&self.vfu, &self.raw);
+        let ratio = vfu.p50 as f64 / raw.p50.max(1) as f64;
+        let pair = |of: &Percentiles| {
+            format!("p50 {:.1} us, p99 {:.1} us", of.p50 as f64 / 1e3, of.p99 as f64 / 1e3)
+        };
+        seen.text.push_str(&format!(
+            "\n          {place:<10}  {}; bare messages {}; {ratio:.2} times",
+            pair(vfu),
+            pair(raw)
+        ));
+        seen.figure(&format!("{key}_samples"), self.samples)
+            .figure(&format!("{key}_read_p50_ns"), vfu.p50)
+            .figure(&format!("{key}_read_p99_ns"), vfu.p99)
+            .figure(&format!("{key}_raw_p50_ns"), raw.p50)
+            .figure(&format!("{key}_raw_p99_ns"), raw.p99)
+            .figure(&format!("{key}_ratio_p50"), ratio)
+    }
 }
 
 fn sample(

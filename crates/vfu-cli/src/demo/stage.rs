@@ -58,7 +58,7 @@ impl<T: Into<String>> From<T> for Seen {
 pub(super) struct Stage {
     /// Standard output belongs to the JSON, so the story goes to standard error.
     json: bool,
-    /// Drawn on standard error, and only if that is a terminal.
+    /// Drawn on standard error, if that is a terminal and the story is not piped elsewhere.
     bar: ProgressBar,
     began: Instant,
     about: &'static str,
@@ -70,11 +70,14 @@ const STYLE: &str = "{spinner} [{pos}/{len}] {msg}";
 impl Stage {
     /// `steps`: how many checks there will be.
     pub(super) fn new(json: bool, steps: u64) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+        let drawn = std::io::stderr().is_terminal() && (json || std::io::stdout().is_terminal());
+        let target =
+            if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(steps), target);
         if let Ok(style) = ProgressStyle::with_template(STYLE) {
             bar.set_style(style);
         }
-        if std::io::stderr().is_terminal() {
+        if drawn {
             bar.enable_steady_tick(Duration::from_millis(80));
         }
         Stage { json, bar, began: Instant::now(), about: "", checks: Vec::new() }

@@ -117,3 +117,77 @@ fn detail(space: Space<'_>, at: usize, id: u8) -> Detail {
 fn place(register: u32) -> Place {
     Place { bar: register as u8 & 0b111, offset: register & !0b111 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::header;
+
+    fn with_list(links: &[(usize, u8)]) -> Vec<u8> {
+        let mut bytes = vec![0; 256];
+        bytes[regs::STATUS] = regs::STATUS_CAPABILITIES as u8;
+        for (at, value) in links {
+            bytes[*at] = *value;
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_list_that_comes_back_ends() {
+        let bytes = with_list(&[(0x34, 0x40), (0x41, 0x50), (0x51, 0x40)]);
+        let mut problems = Vec::new();
+        let found = conventional(Space(&bytes), &mut problems);
+        assert_eq!(found.iter().map(|c| c.offset).collect::<Vec<_>>(), [0x40, 0x50]);
+        assert_eq!(problems, ["the capability list comes back to 0x40"]);
+    }
+
+    #[test]
+    fn a_list_that_leaves_its_room_ends() {
+        let bytes = with_list(&[(0x34, 0x40), (0x41, 0x10)]);
+        let mut problems = Vec::new();
+        assert_eq!(conventional(Space(&bytes), &mut problems).len(), 1);
+        assert_eq!(problems, ["the capability list leads to 0x10, into the header"]);
+    }
+
+    #[test]
+    fn details_are_read() {
+        // MSI-X, enabled, 8 vectors, table in BAR 2 at 0x1000, PBA in BAR 3 at 0x2008.
+        let mut bytes = with_list(&[(0x34, 0x40)]);
+        bytes[0x40..0x4c].copy_from_slice(&[0x11, 0, 7, 0x80, 2, 0x10, 0, 0, 0x0b, 0x20, 0, 0]);
+        let found = conventional(Space(&bytes), &mut Vec::new());
+        let expected = Detail::MsiX {
+            enabled: true,
+            function_masked: false,
+            vectors: 8,
+            table: Place { bar: 2, offset: 0x1000 },
+            pba: Place { bar: 3, offset: 0x2008 },
+        };
+        assert_eq!(found[0].detail, expected);
+        // PCI Express 2, endpoint, with FLR and payloads of 256 bytes; then a vendor's own.
+        bytes[0x40..0x48].copy_from_slice(&[0x10, 0x60, 2, 0, 1, 0, 0, 0x10]);
+        bytes[0x60..0x63].copy_from_slice(&[9, 0, 20]);
+        let found = conventional(Space(&bytes), &mut Vec::new());
+        let port_type = "endpoint";
+        let expected = Detail::Express { version: 2, port_type, flr: true, max_payload: 256 };
+        assert_eq!(found[0].detail, expected);
+        assert_eq!(found[1].detail, Detail::Vendor { length: 20 });
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_without_a_panic() {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        for round in 0..500 {
+            let mut bytes = vec![0u8; if round % 2 == 0 { 256 } else { 4096 }];
+            for byte in &mut bytes {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                *byte = state as u8;
+            }
+            bytes[regs::HEADER_TYPE] &= 0x80;
+            let config = header::decode(bytes, |_| state, &mut Vec::new());
+            assert!(config.capabilities.len() <= MOST);
+            assert!(config.extended_capabilities.len() <= MOST_EXTENDED);
+        }
+    }
+}

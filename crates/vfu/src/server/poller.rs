@@ -35,6 +35,11 @@ impl Poller {
         }
     }
 
+    /// Watches a descriptor no more.
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
+        let _not_there = epoll::delete(&self.epoll, fd);
+    }
+
     /// Watches a client's sockets; called again when there is one more.
     pub(super) fn watch(&mut self, link: &Link) -> Result<(), ServeError> {
         self.add(link.main().as_fd())?;

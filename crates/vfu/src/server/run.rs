@@ -192,13 +192,14 @@ impl<D: Device> Server<D> {
     pub fn poll_fd(&mut self) -> Result<BorrowedFd<'_>, ServeError> {
         if self.poller.is_none() {
             let mut poller = Poller::new(self.stop.wake())?;
-            match &self.source {
-                Source::Listener(listener) => poller.add(listener.as_fd())?,
+            match (&self.client, &self.source) {
+                (Some(client), _) => {
+                    client.link.wake_by(self.stop.wake().clone());
+                    poller.watch(&client.link)?;
+                }
+                (None, Source::Listener(listener)) => poller.add(listener.as_fd())?,
                 // There is a client already: nothing will announce it.
-                Source::Connected(_) => poller.wake(),
-            }
-            if let Some(client) = &self.client {
-                poller.watch(&client.link)?;
+                (None, Source::Connected(_)) => poller.wake(),
             }
             self.poller = Some(poller);
         }
@@ -260,6 +261,9 @@ impl<D: Device> Server<D> {
         self.client = None;
         if let Some(poller) = &self.poller {
             // The next one may be waiting already.
+            if let Source::Listener(listener) = &self.source {
+                let _full = poller.add(listener.as_fd());
+            }
             poller.wake();
         }
     }
@@ -285,7 +289,13 @@ impl<D: Device> Server<D> {
         };
         let Some(socket) = socket else { return Ok(false) };
         let link = Arc::new(self.connect(socket));
-        self.stop.attach(&link);
+        if !self.stop.attach(&link) {
+            return Ok(false);
+        }
+        if let (Some(poller), Source::Listener(listener)) = (&self.poller, &self.source) {
+            // The next one has to wait, and must not keep the loop busy meanwhile.
+            poller.remove(listener.as_fd());
+        }
         self.watch(&link)?;
         self.client = Some(Client { link, agreed: false });
         Ok(true)
