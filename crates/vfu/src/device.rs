@@ -62,7 +62,8 @@ pub trait Device {
     /// [`Quiesce::later`] puts the client's command off, and all that come behind it.
     ///
     /// DMA is refused ([`DmaError::Busy`](crate::dma::DmaError::Busy)) from the moment that the
-    /// device says it is quiescent until [`resume`](Self::resume).
+    /// device says it is at rest ([`Quiesce::now`], or later) until [`resume`](Self::resume). A
+    /// device that says nothing goes on undisturbed: what the change touches is canceled.
     ///
     /// # Errors
     /// The errno that the client's command fails with.

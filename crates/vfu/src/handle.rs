@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use vfu_proto::session::Counters;
+
 use crate::dma::Dma;
 use crate::irq::{Intx, Vector};
 use crate::shared::Shared;
@@ -32,6 +34,11 @@ impl Handle {
     /// The interrupt pin.
     pub fn intx(&self) -> Intx {
         Intx::new(self.shared.clone())
+    }
+
+    /// What happened in the session with the client that is connected now.
+    pub fn counters(&self) -> Option<Counters> {
+        self.shared.live().map(|live| live.link.counters())
     }
 
     /// Whether a client is connected.

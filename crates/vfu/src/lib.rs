@@ -40,23 +40,30 @@
 //! Nothing that the peer sends makes the library panic, wait for ever or allocate without bound: see
 //! [`Limits`]. Memory that was shared by file descriptor is shared for good.
 
+mod answer;
 pub mod client;
+mod context;
 pub mod device;
 pub mod dma;
 mod handle;
 pub mod irq;
 mod link;
 pub mod pci;
+mod quiesce;
+mod reentrant;
 pub mod server;
 mod shared;
 mod transport;
 
+pub use answer::{Defer, Later};
 pub use client::Client;
 pub use device::{Access, Device, DmaRange, Fault, Reset};
 pub use dma::{Dma, DmaError};
 pub use handle::Handle;
 pub use irq::{Intx, IrqError, IrqIndex, Vector};
 pub use pci::{Bar, Pci, Pin};
+pub use quiesce::{Quiesce, Quiescing};
+pub use reentrant::{Reentrant, SharedDevice};
 pub use server::Server;
 pub use transport::{ListenError, Listener};
 pub use vfu_proto::session::Limits;

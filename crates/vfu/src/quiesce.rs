@@ -11,6 +11,7 @@ use crate::link::Link;
 pub struct Quiesce<'a> {
     link: &'a Arc<Link>,
     taken: Option<Arc<Pending>>,
+    at_rest: bool,
 }
 
 /// Whether a device has come to rest.
@@ -30,7 +31,7 @@ impl Pending {
 
 impl<'a> Quiesce<'a> {
     pub(crate) fn new(link: &'a Arc<Link>) -> Self {
-        Quiesce { link, taken: None }
+        Quiesce { link, taken: None, at_rest: false }
     }
 
     /// The device needs time. What it returns now does not matter; it says later, with the token,
@@ -39,6 +40,15 @@ impl<'a> Quiesce<'a> {
         let pending = self.taken.get_or_insert_default().clone();
         self.link.attended();
         Quiescing { pending, link: Arc::downgrade(self.link) }
+    }
+
+    /// The device has come to rest already: DMA is refused from now on, until it is resumed.
+    pub fn now(&mut self) {
+        self.at_rest = true;
+    }
+
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.at_rest
     }
 
     pub(crate) fn into_pending(self) -> Option<Arc<Pending>> {

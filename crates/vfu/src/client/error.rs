@@ -59,7 +59,7 @@ impl ClientError {
             }
             RequestError::Aborted(Abort::Canceled | Abort::Closed)
             | RequestError::NotStarted(Start::Closed | Start::Full)
-            | RequestError::Retired => ClientError::Closed,
+            | RequestError::Gone => ClientError::Closed,
         }
     }
 

@@ -2,12 +2,13 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
-use vfu_proto::session::Closed;
+use vfu_proto::session::{Abort, Closed};
 use vfu_proto::wire::{Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, TwinSocket, Version};
 
 use super::{ClientBuilder, ClientError};
-use crate::link::{About, Link};
+use crate::link::{About, Asker, Link};
 use crate::transport::is_listening;
 
 const MINOR: u16 = 1;
@@ -22,14 +23,16 @@ pub(super) struct Agreed {
 }
 
 /// Proposes a session. If the server's answer can't be accepted the connection is closed.
-pub(super) fn propose(link: &Link, settings: &ClientBuilder) -> Result<Agreed, ClientError> {
+pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agreed, ClientError> {
     let proposed = settings.capabilities.unwrap_or_else(|| defaults(settings));
     let mut payload = Vec::with_capacity(256);
     Version::new(0, MINOR, proposed).emit(&mut payload);
     let about = About { timeout: link.handshake_timeout(), ..About::default() };
     let failed = |e| ClientError::from_request(Command::Version, e);
     let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about);
-    let outcome = link.outcome(ticket.map_err(failed)?);
+    let ticket = ticket.map_err(failed)?;
+    let ended = link.wait_for_end(ticket, &Asker::elsewhere());
+    let outcome = ended.and_then(|()| link.try_outcome(ticket).unwrap_or(Err(Abort::Closed.into())));
     if let Some(why) = link.closed().filter(|_| outcome.is_err()) {
         return Err(ClientError::from_closed(&why));
     }

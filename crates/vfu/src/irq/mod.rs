@@ -1,11 +1,13 @@
 //! Interrupts: what a device raises, and what the client does with it.
 
 mod eventfd;
+mod fence;
 mod table;
 
 use std::sync::Arc;
 
 use crate::shared::Shared;
+use fence::Raise;
 
 pub(crate) use table::Irqs;
 
@@ -77,7 +79,9 @@ impl Vector {
         self.shared.irqs.message_index().is_some()
     }
 
-    /// Raises the interrupt. Never blocks. While the vector is masked the interrupt is kept, once,
+    /// Raises the interrupt. Never blocks, and never overtakes the data that it announces: if
+    /// DMA_WRITEs of the device are under way, it is raised when the client has acknowledged them.
+    /// While the vector is masked the interrupt is kept, once,
     /// and raised when it is unmasked.
     ///
     /// # Errors
@@ -86,6 +90,9 @@ impl Vector {
         let index = self.shared.irqs.message_index().ok_or(IrqError::NotEnabled)?;
         if !self.shared.may_master() {
             return Err(IrqError::BusMasterDisabled);
+        }
+        if fence::after_writes(&self.shared, Raise::Vector(index, self.vector)) {
+            return Ok(());
         }
         self.shared.irqs.trigger(index, self.vector)
     }
@@ -117,6 +124,10 @@ impl Intx {
 
     /// Sets the pin's level.
     pub fn set(&self, up: bool) {
+        self.shared.irqs.want_pin(up);
+        if up && fence::after_writes(&self.shared, Raise::Pin) {
+            return;
+        }
         self.shared.config().set_interrupt_status(up);
         self.shared.irqs.set_pin(up);
     }

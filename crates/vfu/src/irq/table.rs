@@ -1,6 +1,7 @@
 //! The vectors of a device, as DEVICE_SET_IRQS arranges them.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::debug;
@@ -13,6 +14,8 @@ use super::{IrqError, IrqIndex};
 #[derive(Debug)]
 pub(crate) struct Irqs {
     state: Mutex<State>,
+    /// The level that the device has last asked for; the pin may follow a little later.
+    wanted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -48,7 +51,8 @@ impl Irqs {
     /// A device with so many vectors of each type.
     pub(crate) fn new(counts: [u32; 5]) -> Self {
         let vectors = counts.map(|n| (0..n).map(|_| Vector::default()).collect());
-        Irqs { state: Mutex::new(State { vectors, pin: false, pin_disabled: false }) }
+        let state = State { vectors, pin: false, pin_disabled: false };
+        Irqs { state: Mutex::new(state), wanted: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -76,6 +80,15 @@ impl Irqs {
         let vector =
             vectors.get_mut(vector as usize).ok_or(IrqError::NoSuchVector { vector, count })?;
         vector.fire()
+    }
+
+    /// The device asks for a level of the pin.
+    pub(super) fn want_pin(&self, up: bool) {
+        self.wanted.store(up, Ordering::SeqCst);
+    }
+
+    pub(super) fn wants_pin(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst)
     }
 
     /// Sets the level of the pin.
@@ -151,6 +164,7 @@ impl Irqs {
     /// Everything as at power-on, but for what the client has arranged: a reset took the pin down.
     pub(crate) fn reset(&self) {
         let mut state = self.lock();
+        self.want_pin(false);
         state.pin = false;
         state.pin_disabled = false;
         for vector in state.vectors.iter_mut().flatten() {

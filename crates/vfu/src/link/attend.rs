@@ -8,6 +8,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
 
 use super::{Link, State, Wake};
 
@@ -38,6 +39,22 @@ impl Link {
         if let Some(wake) = self.wake.get() {
             wake.wake();
         }
+    }
+
+    /// Something may wait to be sent that nobody knows of who waits.
+    pub(crate) fn nudge_if_unsent(&self) {
+        if self.has_unsent() {
+            self.wake_sleepers(&self.lock());
+            self.nudge();
+        }
+    }
+
+    /// How long an event loop may wait for its sockets: it promises to look up by then.
+    pub(crate) fn time_to_look(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        self.notice_stall(&mut state);
+        state.looks_up = self.next_deadline(&state);
+        state.looks_up.map(|t| t.since(self.now()))
     }
 
     /// Tells an event loop of commands that another thread has read.

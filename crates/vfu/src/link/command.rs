@@ -1,10 +1,11 @@
 //! The peer's commands, as an executor takes them.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use vfu_proto::session::{Channel, Closed, Session};
 
-use super::wait::{Ended, Sight};
+use super::wait::Sight;
 use super::{Link, Message};
 
 /// What an executor does next.
@@ -19,10 +20,7 @@ pub(crate) enum Next {
 impl Link {
     /// Waits for a command of the peer, as [`outcome_or_command`](Self::outcome_or_command) does.
     pub(crate) fn begin_command(&self) -> Result<Message, Closed> {
-        self.wait(None, Sight::MayBeBlind, Session::begin_command).map_err(|ended| match ended {
-            Ended::Closed(why) => why,
-            Ended::TimedOut => Closed::Limit("timed out"),
-        })
+        self.wait(Sight::MayBeBlind, Session::begin_command)
     }
 
     /// A command if one is here already.
@@ -43,27 +41,17 @@ impl Link {
     /// `done` is a message that its executor is through with; its buffer is used again.
     pub(crate) fn next(&self, done: Option<Message>, paused: bool) -> Result<Next, Closed> {
         self.recycle(done);
-        let next = self.wait(None, Sight::MayBeBlind, |session| {
+        self.wait(Sight::MayBeBlind, |session| {
             if self.take_kick() {
                 return Some(Next::Kick);
             }
             if paused { None } else { self.take_command(session).map(Next::Command) }
-        });
-        next.map_err(|ended| match ended {
-            Ended::Closed(why) => why,
-            Ended::TimedOut => self.close(Closed::Limit("timed out")),
         })
     }
 
     /// The first command, within the handshake's time.
     pub(crate) fn first_command(&self) -> Result<Message, Closed> {
-        let timeout = self.lock().session.limits().handshake_timeout;
-        let deadline = timeout.map(|t| self.now() + t);
-        match self.wait(deadline, Sight::Sees, Session::next_command) {
-            Ok(command) => Ok(command),
-            Err(Ended::Closed(why)) => Err(why),
-            Err(Ended::TimedOut) => Err(self.close(Closed::Limit("did not send VERSION in time"))),
-        }
+        self.wait(Sight::Sees, Session::next_command)
     }
 
     /// The next command if one is here already.
@@ -74,7 +62,7 @@ impl Link {
     }
 
     /// Commands are not taken while the peer leaves too many replies unread.
-    fn take_command(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
+    pub(super) fn take_command(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
         if Channel::ALL.iter().any(|c| self.unsent(*c) > session.limits().unsent_bytes) {
             return None;
         }
@@ -89,19 +77,14 @@ impl Link {
     /// It has answered.
     pub(crate) fn deferred(&self) {
         let before = self.open_answers.fetch_sub(1, Ordering::SeqCst);
-        if before == self.max_open_answers() {
+        if before == self.max_open_answers {
             self.kick();
-        } else if self.has_unsent() {
-            self.nudge();
         }
+        self.nudge_if_unsent();
     }
 
     /// Whether the device owes so many answers that it gets no more commands.
     pub(crate) fn is_saturated(&self) -> bool {
-        self.open_answers.load(Ordering::SeqCst) >= self.max_open_answers()
-    }
-
-    fn max_open_answers(&self) -> usize {
-        self.lock().session.limits().queued_commands
+        self.open_answers.load(Ordering::SeqCst) >= self.max_open_answers
     }
 }

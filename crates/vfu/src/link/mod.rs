@@ -73,6 +73,9 @@ pub(crate) struct Link {
     kicked: AtomicBool,
     /// Answers that handlers will give later.
     open_answers: AtomicUsize,
+    max_open_answers: usize,
+    /// A DMA_WRITE has been sent, some time.
+    has_written: AtomicBool,
     /// How long one receive waits at most, if there is a limit: it saves a poll before it.
     tick: OnceLock<Duration>,
     origin: Instant,
@@ -88,6 +91,8 @@ struct State {
     framers: [Option<Framer<OwnedFd>>; 2],
     /// Since when the message at the head of a channel is incomplete.
     begun: [Option<Time>; 2],
+    /// When VERSION has to be here, until it is.
+    opening: Option<Time>,
     /// Since when the peer leaves an outbox unread.
     stalled: [Option<Time>; 2],
     /// When all channels were last read.
@@ -129,6 +134,9 @@ impl Link {
         // A client always waits for a reply, and so with a deadline. It is exact nevertheless:
         // the last half of the time is waited for with a poll.
         let tick = limits.reply_timeout.filter(|_| role == Role::Client).map(|t| t / 2);
+        let opening = limits.handshake_timeout.filter(|_| role == Role::Server);
+        let opening = opening.map(|timeout| Time::ZERO + timeout);
+        let max_open_answers = limits.queued_commands;
         let link = Link {
             main: Socket::new(socket),
             twin: OnceLock::new(),
@@ -136,6 +144,7 @@ impl Link {
                 session: Session::new(role, limits),
                 framers: [Some(framer), None],
                 begun: [None; 2],
+                opening,
                 stalled: [None; 2],
                 looked: Time::at(Duration::ZERO),
                 sleepers: 0,
@@ -153,6 +162,8 @@ impl Link {
             event_loop: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
             open_answers: AtomicUsize::new(0),
+            max_open_answers,
+            has_written: AtomicBool::new(false),
             tick: OnceLock::new(),
             origin: Instant::now(),
         };
@@ -212,6 +223,11 @@ impl Link {
 
     pub(crate) fn handshake_timeout(&self) -> Option<Duration> {
         self.lock().session.limits().handshake_timeout
+    }
+
+    /// VERSION has been agreed on.
+    pub(crate) fn opened(&self) {
+        self.lock().opening = None;
     }
 
     /// Why the session has ended, if it has.

@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -45,6 +46,9 @@ pub(crate) struct Asker<'a> {
 
 /// Executes a command while a handler waits.
 pub(crate) trait Reenter: Send + Sync {
+    /// Whether commands have to wait now.
+    fn is_paused(&self, link: &Link) -> bool;
+
     /// Executes one command, and answers it.
     fn reenter(&self, link: &Arc<Link>, command: Message);
 }
@@ -87,6 +91,9 @@ impl Link {
         fds: &[BorrowedFd<'_>],
         about: About<'_>,
     ) -> Result<Option<Ticket>, RequestError> {
+        if command == Command::DmaWrite {
+            self.has_written.store(true, Ordering::SeqCst);
+        }
         let mut state = self.lock();
         if !self.has_room(&state.session) {
             return Ok(None);
@@ -144,14 +151,15 @@ impl Link {
         ended: impl Fn(&Session<OwnedFd>) -> bool,
     ) -> Result<(), RequestError> {
         loop {
-            let came = self.wait(None, Sight::Sees, |session| {
+            let came = self.wait(Sight::Sees, |session| {
                 if ended(session) {
                     return Some(Came::End(Ok(())));
                 }
                 if asker.is_reset(session) {
                     return Some(Came::End(Err(Abort::Canceled.into())));
                 }
-                asker.reentry.and_then(|_| self.take_command(session)).map(Came::Command)
+                let reentry = asker.reentry.filter(|reentry| !reentry.is_paused(self));
+                reentry.and_then(|_| self.take_command(session)).map(Came::Command)
             });
             match (came, asker.reentry) {
                 (Ok(Came::End(end)), _) => return end,
@@ -180,6 +188,11 @@ impl Link {
         state.session.wake_on_room(waker);
         self.attend(state);
         true
+    }
+
+    /// Whether any DMA_WRITE was ever sent.
+    pub(crate) fn has_written(&self) -> bool {
+        self.has_written.load(Ordering::SeqCst)
     }
 
     /// Has a waker woken when all DMA_WRITEs sent by now have ended. False: none is under way.
@@ -224,7 +237,7 @@ impl Link {
     /// Commands that came before the reply come first. One thread executes at a time: it calls
     /// [`end_command`](Self::end_command).
     pub(crate) fn outcome_or_command(&self, ticket: Ticket) -> Waited {
-        let waited = self.wait(None, Sight::MayBeBlind, |session| match session.begin_command() {
+        let waited = self.wait(Sight::MayBeBlind, |session| match session.begin_command() {
             Some(command) => Some(Waited::Command(command)),
             None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
         });
@@ -237,7 +250,7 @@ impl Link {
         command: Command,
         payload: &[IoSlice<'_>],
     ) -> Result<(), RequestError> {
-        let started = self.wait(None, Sight::Sees, |session| {
+        let started = self.wait(Sight::Sees, |session| {
             let channel = session.request_channel();
             let room = self.unsent(channel) <= session.limits().unsent_bytes;
             room.then(|| session.start_posted().map(|id| (channel, id)))
@@ -253,7 +266,7 @@ impl Link {
         if !self.has_unsent() {
             return None;
         }
-        let waited = self.wait(None, Sight::Sees, |session| match session.begin_command() {
+        let waited = self.wait(Sight::Sees, |session| match session.begin_command() {
             None if self.has_unsent() => None,
             command => Some(command),
         });

@@ -14,13 +14,6 @@ use vfu_proto::wire::{self, Header};
 use super::{Link, State, lost};
 use crate::transport::Received;
 
-/// Why waiting ended without what was waited for.
-#[derive(Debug)]
-pub(super) enum Ended {
-    Closed(Closed),
-    TimedOut,
-}
-
 /// Whether a thread that waits may do so in a receive, which nothing but the peer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sight {
@@ -42,10 +35,9 @@ impl Link {
     /// What has been found is given even if the session has ended.
     pub(super) fn wait<T>(
         &self,
-        deadline: Option<Time>,
         sight: Sight,
         mut look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
-    ) -> Result<T, Ended> {
+    ) -> Result<T, Closed> {
         let mut state = self.lock();
         let mut quiet = false;
         loop {
@@ -56,15 +48,12 @@ impl Link {
                 return Ok(found);
             }
             if let Some(why) = state.session.closed() {
-                return Err(Ended::Closed(why.clone()));
-            }
-            if deadline.is_some_and(|d| d <= self.now()) {
-                return Err(Ended::TimedOut);
+                return Err(why.clone());
             }
             if self.is_overdue(&mut state) || self.expire(&mut state) {
                 continue;
             }
-            let until = earliest([deadline, state.session.next_deadline(), self.patience(&state)]);
+            let until = self.next_deadline(&state);
             state = match self.take_framers(&mut state, quiet) {
                 Some(reading) => {
                     let blind = sight == Sight::MayBeBlind
@@ -190,7 +179,7 @@ impl Link {
     pub(super) fn wait_while_blind(&self) {
         let mut state = self.lock();
         while state.blind && state.session.closed().is_none() {
-            let until = earliest([state.session.next_deadline(), self.patience(&state)]);
+            let until = self.next_deadline(&state);
             state.looks_up = until;
             state = if self.has_unsent() {
                 drop(state);
@@ -412,6 +401,11 @@ impl Link {
         state.session.close(Closed::Framing(e));
     }
 
+    /// When something has to be done if nothing comes.
+    pub(super) fn next_deadline(&self, state: &State) -> Option<Time> {
+        earliest([state.session.next_deadline(), self.patience(state), state.opening])
+    }
+
     /// When the peer's slowness will have lasted too long.
     fn patience(&self, state: &State) -> Option<Time> {
         let limits = state.session.limits();
@@ -422,6 +416,22 @@ impl Link {
 
     /// Ends the session if the peer has been slow for too long.
     fn is_overdue(&self, state: &mut State) -> bool {
+        self.notice_stall(state);
+        let over = |limit: Option<Time>| limit.is_some_and(|limit| limit <= self.now());
+        let why = if over(state.opening) {
+            "did not send VERSION in time"
+        } else if over(self.patience(state)) {
+            "left a message unfinished or unread for too long"
+        } else {
+            return false;
+        };
+        state.session.close(Closed::Limit(why));
+        self.hang_up(state);
+        true
+    }
+
+    /// Notes since when the peer leaves something unread.
+    pub(super) fn notice_stall(&self, state: &mut State) {
         for channel in Channel::ALL {
             let stalled = &mut state.stalled[channel as usize];
             if self.unsent(channel) == 0 {
@@ -430,13 +440,6 @@ impl Link {
                 *stalled = Some(self.now());
             }
         }
-        let Some(limit) = self.patience(state) else { return false };
-        if limit > self.now() {
-            return false;
-        }
-        state.session.close(Closed::Limit("left a message unfinished or unread for too long"));
-        self.hang_up(state);
-        true
     }
 }
 

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use vfu_proto::session::Limits;
 
 use super::executor::Executor;
+use super::reentry::Reentry;
 use super::regions::{Regions, ShareError, Shareable};
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
 use crate::handle::Handle;
 use crate::irq::Irqs;
+use crate::reentrant::{Reentrant, SharedDevice};
 use crate::pci::{BARS, ConfigSpace, Pci, PciError};
 use crate::shared::Shared;
 use crate::transport::{ListenError, Listener, is_listening};
@@ -133,8 +135,8 @@ impl Builder {
             1,
         ]);
         let msix = config.msix();
-        let shared = Arc::new(Shared::new(config, irqs, self.bus_master_gate));
-        let executor = Executor::new(shared.clone(), regions, msix, &self.settings);
+        let shared = Arc::new(Shared::new(config, irqs, self.bus_master_gate, self.settings.limits.handler_timeout));
+        let executor = Arc::new(Executor::new(shared.clone(), regions, msix, &self.settings));
         Ok(Bound { shared, executor, source, settings: self.settings })
     }
 }
@@ -143,7 +145,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Bound {
     shared: Arc<Shared>,
-    executor: Executor,
+    executor: Arc<Executor>,
     source: Source,
     settings: Settings,
 }
@@ -159,6 +161,22 @@ impl Bound {
     ) -> Result<Server<D>, ServeError> {
         let device = device(Handle::new(self.shared.clone()));
         Server::new(device, self.shared, self.executor, self.source, self.settings)
+    }
+
+    /// Adds a device whose handlers may be called while one of them waits for DMA by message.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn serve_shared<D: SharedDevice + 'static>(
+        self,
+        device: impl FnOnce(Handle) -> D,
+    ) -> Result<Server<Reentrant<D>>, ServeError> {
+        let (shared, executor) = (self.shared.clone(), self.executor.clone());
+        self.serve(|handle| {
+            let device = Reentrant::new(device(handle));
+            shared.set_reentry(Arc::new(Reentry { executor, device: device.clone() }));
+            device
+        })
     }
 
     /// Adds the device and serves clients, one after the other, until it is stopped.

@@ -114,6 +114,12 @@ impl Executor {
         command
     }
 
+    /// Whether no command may be executed now: the device comes to rest first, or owes too many
+    /// answers.
+    pub(super) fn is_paused(&self, link: &Link) -> bool {
+        self.parked.holds_all() || link.is_saturated()
+    }
+
     fn take_buffer(&self) -> Vec<u8> {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut out = spare.unwrap_or_default();

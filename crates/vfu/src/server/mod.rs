@@ -7,14 +7,20 @@
 
 mod builder;
 mod cleanup;
+mod event_loop;
 mod executor;
 mod handshake;
+mod held;
+mod parked;
 mod poller;
 mod regions;
+mod reentry;
 mod run;
+mod running;
 mod stop;
 
 pub use builder::{Bound, BuildError, Builder};
 pub use regions::{MmapArea, ShareError, Shareable};
-pub use run::{Running, Server};
+pub use run::Server;
+pub use running::Running;
 pub use stop::{ServeError, Stopper};

@@ -1,6 +1,7 @@
 //! Commands that end later: those that wait for leases to end, or for the device to come to rest.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
 
@@ -18,7 +19,11 @@ use crate::shared::Gate;
 
 /// What has been put off.
 #[derive(Debug, Default)]
-pub(super) struct Parked(Mutex<State>);
+pub(super) struct Parked {
+    state: Mutex<State>,
+    /// A command waits for the device to come to rest.
+    resting: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -53,17 +58,18 @@ impl Wake for Kick {
 
 impl Parked {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no command may be executed before the device has come to rest.
     pub(super) fn holds_all(&self) -> bool {
-        self.lock().rest.is_some()
+        self.resting.load(Ordering::SeqCst)
     }
 
     /// The session has ended: nobody waits for any of it.
     pub(super) fn clear(&self) {
         *self.lock() = State::default();
+        self.resting.store(false, Ordering::SeqCst);
     }
 }
 
@@ -83,12 +89,14 @@ impl Executor {
         }
         let mut quiesce = Quiesce::new(link);
         let result = context::run(&self.shared, Inside::Handler, || device.quiesce(&mut quiesce));
+        let gate = if quiesce.is_at_rest() { Gate::Quiesced } else { Gate::Open };
         if let Some(pending) = quiesce.into_pending() {
             self.parked.lock().rest = Some((command, pending));
+            self.parked.resting.store(true, Ordering::SeqCst);
             // It may have come to rest by now.
             return self.take_rested(device, link);
         }
-        self.rested(device, link, command, result)
+        self.rested(device, link, command, result, gate)
     }
 
     /// The command that waited for the device, if that has come to rest.
@@ -101,7 +109,8 @@ impl Executor {
         let result = parked.rest.as_ref()?.1.result()?;
         let (command, _) = parked.rest.take()?;
         drop(parked);
-        self.rested(device, link, command, result)
+        self.parked.resting.store(false, Ordering::SeqCst);
+        self.rested(device, link, command, result, Gate::Quiesced)
     }
 
     fn rested<D: Device + ?Sized>(
@@ -110,10 +119,11 @@ impl Executor {
         link: &Arc<Link>,
         command: Message,
         result: Result<(), Errno>,
+        gate: Gate,
     ) -> Option<Message> {
         match result {
             Ok(()) => {
-                self.shared.set_gate(Gate::Quiesced);
+                self.shared.set_gate(gate);
                 let done = self.execute_now(device, link, command);
                 self.shared.set_gate(Gate::Open);
                 context::run(&self.shared, Inside::Callback, || device.resume());

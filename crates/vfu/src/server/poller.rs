@@ -2,9 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 
 use super::stop::ServeError;
 use crate::link::{Link, Wake};
@@ -17,13 +22,20 @@ pub(super) struct Poller {
     wake: Arc<Wake>,
     /// The client's sockets are watched for room to write, too.
     writing: bool,
+    /// Readable at the next deadline of the session.
+    timer: OwnedFd,
+    /// When that is.
+    armed: Option<Instant>,
 }
 
 impl Poller {
     pub(super) fn new(wake: &Arc<Wake>) -> Result<Poller, ServeError> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(setup)?;
-        let poller = Poller { epoll, wake: wake.clone(), writing: false };
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(setup)?;
+        let poller = Poller { epoll, wake: wake.clone(), writing: false, timer, armed: None };
         poller.add(wake.as_fd())?;
+        poller.add(poller.timer.as_fd())?;
         Ok(poller)
     }
 
@@ -46,8 +58,35 @@ impl Poller {
         link.twin().map_or(Ok(()), |twin| self.add(twin.as_fd()))
     }
 
-    /// Watches for room to write as long as something waits to be sent.
+    /// Sets the timer for the session's next deadline, unless it goes off early enough anyway.
+    fn arm(&mut self, link: &Link) -> Result<(), ServeError> {
+        let now = Instant::now();
+        let spent = self.armed.is_some_and(|armed| armed <= now);
+        if spent {
+            let _none = rustix::io::read(&self.timer, &mut [0u8; 8]);
+            self.armed = None;
+        }
+        let wanted = link.time_to_look().and_then(|time| now.checked_add(time));
+        let Some(wanted) = wanted.filter(|w| self.armed.is_none_or(|armed| *w < armed)) else {
+            return Ok(());
+        };
+        // Zero would disarm it.
+        let time = wanted.saturating_duration_since(now).max(Duration::from_nanos(1));
+        let it_value = Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        };
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let once = Itimerspec { it_interval: zero, it_value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map_err(setup)?;
+        self.armed = Some(wanted);
+        Ok(())
+    }
+
+    /// Watches for the session's next deadline, and for room to write as long as something waits to
+    /// be sent.
     pub(super) fn update(&mut self, link: &Link) -> Result<(), ServeError> {
+        self.arm(link)?;
         if self.writing == link.has_unsent() {
             return Ok(());
         }

@@ -1,8 +1,7 @@
-//! A server at work: as a loop that waits, or a step at a time.
+//! A server at work, as a loop that waits.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -11,13 +10,14 @@ use vfu_proto::session::{Closed, Role};
 
 use super::builder::{Builder, Settings};
 use super::cleanup;
+use super::event_loop::Client;
 use super::executor::Executor;
 use super::handshake;
 use super::poller::Poller;
 use super::stop::{ServeError, Stop, Stopper};
 use crate::device::Device;
 use crate::handle::Handle;
-use crate::link::{Link, Message};
+use crate::link::{Link, Message, Next};
 use crate::pci::Pci;
 use crate::shared::{Live, Shared};
 use crate::transport::Listener;
@@ -33,25 +33,18 @@ pub(super) enum Source {
 /// A device at its socket. It serves one client after the other.
 ///
 /// * [`run`](Self::run) is a loop that waits; [`spawn`](Self::spawn) gives it a thread.
-/// * [`as_fd`](AsFd::as_fd) and [`process`](Self::process) fit into somebody else's event loop.
+/// * [`poll_fd`](Self::poll_fd) and [`process`](Self::process) fit into somebody else's event loop.
 #[derive(Debug)]
 pub struct Server<D> {
-    device: D,
-    shared: Arc<Shared>,
-    executor: Executor,
-    source: Source,
-    settings: Settings,
-    stop: Arc<Stop>,
+    pub(super) device: D,
+    pub(super) shared: Arc<Shared>,
+    pub(super) executor: Arc<Executor>,
+    pub(super) source: Source,
+    pub(super) settings: Settings,
+    pub(super) stop: Arc<Stop>,
     /// The client of an event loop.
-    client: Option<Client>,
-    poller: Option<Poller>,
-}
-
-/// A session as an event loop sees it.
-#[derive(Debug)]
-struct Client {
-    link: Arc<Link>,
-    agreed: bool,
+    pub(super) client: Option<Client>,
+    pub(super) poller: Option<Poller>,
 }
 
 impl Server<()> {
@@ -65,7 +58,7 @@ impl<D: Device> Server<D> {
     pub(super) fn new(
         device: D,
         shared: Arc<Shared>,
-        executor: Executor,
+        executor: Arc<Executor>,
         source: Source,
         settings: Settings,
     ) -> Result<Self, ServeError> {
@@ -96,7 +89,7 @@ impl<D: Device> Server<D> {
     /// No client can be accepted any more.
     pub fn run(&mut self) -> Result<(), ServeError> {
         while let Some(socket) = self.next_client()? {
-            let link = Arc::new(self.connect(socket));
+            let link = self.connect(socket);
             if self.stop.attach(&link) {
                 let why = self.session(&link);
                 info!(%why, "client gone");
@@ -113,11 +106,11 @@ impl<D: Device> Server<D> {
         }
         let mut done = None;
         let why = loop {
-            match link.next_command(done.take()) {
-                Ok(mut command) => {
-                    self.executor.execute(&mut self.device, link, &mut command);
-                    done = Some(command);
+            match link.next(done.take(), self.executor.is_paused(link)) {
+                Ok(Next::Command(command)) => {
+                    done = self.executor.execute(&mut self.device, link, command);
                 }
+                Ok(Next::Kick) => self.executor.settle(&mut self.device, link),
                 Err(why) => break why,
             }
         };
@@ -125,12 +118,15 @@ impl<D: Device> Server<D> {
         why
     }
 
-    fn connect(&self, socket: OwnedFd) -> Link {
-        Link::new(socket, Role::Server, self.settings.limits.clone())
+    pub(super) fn connect(&self, socket: OwnedFd) -> Arc<Link> {
+        let link = Link::new(socket, Role::Server, self.settings.limits.clone());
+        link.wake_by(self.stop.wake().clone());
+        Arc::new(link)
     }
 
-    fn agree(&self, link: &Arc<Link>, first: &Message) -> Result<(), Closed> {
+    pub(super) fn agree(&self, link: &Arc<Link>, first: &Message) -> Result<(), Closed> {
         let agreed = handshake::answer(link, &self.settings, first)?;
+        link.opened();
         let live = Live { link: link.clone(), max_transfer: agreed.max_transfer };
         self.shared.set_live(Some(Arc::new(live)));
         Ok(())
@@ -152,7 +148,8 @@ impl<D: Device> Server<D> {
                 PollFd::from_borrowed_fd(self.stop.wake().as_fd(), PollFlags::IN),
             ];
             match poll(&mut set, None) {
-                Ok(_) if set[0].revents().is_empty() => {}
+                // What woke us, if it was not a stop, was for the last client.
+                Ok(_) if set[0].revents().is_empty() => self.stop.wake().clear(),
                 Ok(_) => match listener.accept() {
                     Ok(Some(socket)) => return Ok(Some(socket)),
                     Ok(None) => {}
@@ -169,201 +166,5 @@ impl<D: Device> Server<D> {
     pub fn is_finished(&self) -> bool {
         let exhausted = matches!(self.source, Source::Connected(None));
         self.client.is_none() && (exhausted || self.stop.is_stopped())
-    }
-
-    /// Gives the server a thread of its own.
-    pub fn spawn(mut self) -> Running<D>
-    where
-        D: Send + 'static,
-    {
-        let stopper = self.stopper();
-        let thread = thread::spawn(move || {
-            let result = self.run();
-            (self, result)
-        });
-        Running { stopper, thread: Some(thread) }
-    }
-
-    /// The descriptor that an event loop waits on: readable when [`process`](Self::process) has
-    /// something to do. It stays the same while clients come and go.
-    ///
-    /// # Errors
-    /// The system has no descriptor left.
-    pub fn poll_fd(&mut self) -> Result<BorrowedFd<'_>, ServeError> {
-        if self.poller.is_none() {
-            let mut poller = Poller::new(self.stop.wake())?;
-            match (&self.client, &self.source) {
-                (Some(client), _) => {
-                    client.link.wake_by(self.stop.wake().clone());
-                    poller.watch(&client.link)?;
-                }
-                (None, Source::Listener(listener)) => poller.add(listener.as_fd())?,
-                // There is a client already: nothing will announce it.
-                (None, Source::Connected(_)) => poller.wake(),
-            }
-            self.poller = Some(poller);
-        }
-        match &self.poller {
-            Some(poller) => Ok(poller.as_fd()),
-            None => Err(ServeError::Setup(Errno::BADF.into())),
-        }
-    }
-
-    /// Does what can be done without waiting: accepts a client, executes every command that has
-    /// arrived whole, sends what waits to be sent. Gives the number of commands executed.
-    ///
-    /// Timeouts of the session are looked at here too: an event loop that wants them exact calls
-    /// this now and then without a reason.
-    ///
-    /// # Errors
-    /// No client can be accepted any more.
-    pub fn process(&mut self) -> Result<usize, ServeError> {
-        if let Some(poller) = &self.poller {
-            poller.clear();
-        }
-        if self.client.is_none() && !self.accept_one()? {
-            return Ok(0);
-        }
-        let Some(Client { link, agreed }) = &self.client else { return Ok(0) };
-        let (link, mut agreed) = (link.clone(), *agreed);
-        link.poll_sockets();
-        let (mut executed, mut done) = (0, None);
-        while let Some(mut command) = link.try_next_command(done.take()) {
-            if agreed {
-                self.executor.execute(&mut self.device, &link, &mut command);
-            } else if self.agree(&link, &command).is_ok() {
-                agreed = true;
-                self.watch(&link)?;
-            }
-            executed += 1;
-            done = Some(command);
-        }
-        link.recycle(done);
-        if let Some(client) = &mut self.client {
-            client.agreed = agreed;
-        }
-        if let Some(poller) = &mut self.poller {
-            poller.update(&link)?;
-        }
-        self.end_if_closed(&link, agreed);
-        Ok(executed)
-    }
-
-    fn end_if_closed(&mut self, link: &Link, agreed: bool) {
-        let Some(why) = link.closed() else { return };
-        info!(%why, "client gone");
-        if let Some(poller) = &mut self.poller {
-            poller.forget(link);
-        }
-        if agreed {
-            cleanup::disconnect(&self.shared, &self.executor, &mut self.device, link);
-        }
-        self.client = None;
-        if let Some(poller) = &self.poller {
-            // The next one may be waiting already.
-            if let Source::Listener(listener) = &self.source {
-                let _full = poller.add(listener.as_fd());
-            }
-            poller.wake();
-        }
-    }
-
-    /// Takes the next client if one is there. Without a poll fd, too.
-    fn accept_one(&mut self) -> Result<bool, ServeError> {
-        if self.stop.is_stopped() {
-            return Ok(false);
-        }
-        let socket = match &mut self.source {
-            Source::Connected(socket) => socket.take(),
-            Source::Listener(listener) => {
-                let mut set = [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
-                let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-                match poll(&mut set, Some(&now)) {
-                    Ok(n) if n > 0 => {
-                        listener.accept().map_err(|e| ServeError::Accept(e.into()))?
-                    }
-                    Ok(_) | Err(Errno::INTR) => None,
-                    Err(e) => return Err(ServeError::Accept(e.into())),
-                }
-            }
-        };
-        let Some(socket) = socket else { return Ok(false) };
-        let link = Arc::new(self.connect(socket));
-        if !self.stop.attach(&link) {
-            return Ok(false);
-        }
-        if let (Some(poller), Source::Listener(listener)) = (&self.poller, &self.source) {
-            // The next one has to wait, and must not keep the loop busy meanwhile.
-            poller.remove(listener.as_fd());
-        }
-        self.watch(&link)?;
-        self.client = Some(Client { link, agreed: false });
-        Ok(true)
-    }
-
-    fn watch(&mut self, link: &Arc<Link>) -> Result<(), ServeError> {
-        match &mut self.poller {
-            Some(poller) => {
-                link.wake_by(self.stop.wake().clone());
-                poller.watch(link)
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.link.close(Closed::Stopped);
-    }
-}
-
-/// A server on a thread of its own. Dropping it stops the server, and waits for that.
-#[derive(Debug)]
-pub struct Running<D> {
-    stopper: Stopper,
-    thread: Option<JoinHandle<(Server<D>, Result<(), ServeError>)>>,
-}
-
-impl<D> Running<D> {
-    /// What stops it from elsewhere.
-    pub fn stopper(&self) -> Stopper {
-        self.stopper.clone()
-    }
-
-    /// Stops it and gives the server back.
-    ///
-    /// # Errors
-    /// What [`Server::run`] ended with.
-    ///
-    /// # Panics
-    /// If the device did.
-    pub fn stop(self) -> Result<Server<D>, ServeError> {
-        self.stopper.stop();
-        self.join()
-    }
-
-    /// Waits until it ends by itself, or by its [`Stopper`].
-    ///
-    /// # Errors
-    /// What [`Server::run`] ended with.
-    ///
-    /// # Panics
-    /// If the device did.
-    pub fn join(mut self) -> Result<Server<D>, ServeError> {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok((server, result))) => result.map(|()| server),
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
-            None => unreachable!("only joining and dropping take the thread"),
-        }
-    }
-}
-
-impl<D> Drop for Running<D> {
-    fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            self.stopper.stop();
-            let _its_panic_was_shown = thread.join();
-        }
     }
 }

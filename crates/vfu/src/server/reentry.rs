@@ -1,0 +1,24 @@
+//! Executing commands while a handler waits.
+
+use std::sync::Arc;
+
+use super::executor::Executor;
+use crate::link::{Link, Message, Reenter};
+use crate::reentrant::{Reentrant, SharedDevice};
+
+/// A device that may be called again, and what calls it.
+pub(super) struct Reentry<D> {
+    pub(super) executor: Arc<Executor>,
+    pub(super) device: Reentrant<D>,
+}
+
+impl<D: SharedDevice> Reenter for Reentry<D> {
+    fn is_paused(&self, link: &Link) -> bool {
+        self.executor.is_paused(link)
+    }
+
+    fn reenter(&self, link: &Arc<Link>, command: Message) {
+        let done = self.executor.execute(&mut self.device.clone(), link, command);
+        link.recycle(done);
+    }
+}
