@@ -147,9 +147,7 @@ fn start_write(handle: &Handle, address: u64, data: Vec<u8>) -> Pending<()> {
 
 /// A server whose DMA waits for ever, unless something else ends it.
 fn patient() -> TestServer {
-    TestServer::with(|builder| {
-        builder.limits(Limits { reply_timeout: None, ..Limits::default() })
-    })
+    TestServer::with(|builder| builder.limits(Limits { reply_timeout: None, ..Limits::default() }))
 }
 
 #[test]

@@ -318,11 +318,14 @@ impl Drop for Client {
     }
 }
 
+/// What a thread that serves ends with.
+type Ended<D> = (Server<D>, Result<(), ServeError>);
+
 /// A server on a thread of its own. Dropping it stops the server, and waits for that.
 #[derive(Debug)]
 pub struct Running<D> {
     stopper: Stopper,
-    thread: Option<JoinHandle<(Server<D>, Result<(), ServeError>)>>,
+    thread: Option<JoinHandle<Ended<D>>>,
 }
 
 impl<D> Running<D> {
