@@ -42,7 +42,12 @@ impl<'a> Defer<'a> {
         }
         self.link.attended();
         self.link.defers();
-        Some(Later { link: self.link.clone(), header: self.header, access: self.access, open: true })
+        Some(Later {
+            link: self.link.clone(),
+            header: self.header,
+            access: self.access,
+            open: true,
+        })
     }
 
     pub(crate) fn is_taken(&self) -> bool {

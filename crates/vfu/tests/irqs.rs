@@ -277,8 +277,7 @@ fn only_eventfds_are_taken() {
     }
     let good = Interrupts::new(1).unwrap();
     let mixed = [good.fds()[0], write.as_fd()];
-    let refused =
-        set(&vmm, IrqIndex::Msix, (0, 2), IrqAction::Trigger, IrqData::EventFd, &mixed);
+    let refused = set(&vmm, IrqIndex::Msix, (0, 2), IrqAction::Trigger, IrqData::EventFd, &mixed);
     assert_eq!(refused, Err(Errno::EINVAL));
     server.handle().vector(0).trigger().unwrap();
     assert_eq!(counts(&before), [1, 0, 0, 0], "all is as before");

@@ -31,8 +31,11 @@ fn can_be_used(path: &Path) {
     assert_eq!(vmm.read32(0, 0).unwrap(), 0x600d);
 }
 
+/// What a client did before it went away, and how.
+type Stage = (&'static str, Box<dyn Fn(&Path)>);
+
 /// Everything that a client may have done when it goes away.
-fn stages() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
+fn stages() -> Vec<Stage> {
     let begin = |path: &Path| RawPeer::begin(path).unwrap();
     let ram = || SharedRam::new(0x1000, 0x1000).unwrap();
     let flags = DmaMapFlags::READ | DmaMapFlags::WRITE;
@@ -215,7 +218,9 @@ fn a_stale_socket_is_replaced() {
 fn a_socket_in_use_is_left_alone() {
     let server = TestServer::start();
     let error = listen(server.path()).unwrap_err();
-    assert!(matches!(&error, BuildError::Listen(ListenError::InUse(path)) if path == server.path()));
+    assert!(
+        matches!(&error, BuildError::Listen(ListenError::InUse(path)) if path == server.path())
+    );
     let text = error.to_string();
     assert!(text.contains(&server.path().display().to_string()), "{text}");
     can_be_used(server.path());

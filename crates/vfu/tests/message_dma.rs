@@ -147,9 +147,7 @@ fn start_write(handle: &Handle, address: u64, data: Vec<u8>) -> Pending<()> {
 
 /// A server whose DMA waits for ever, unless something else ends it.
 fn patient() -> TestServer {
-    TestServer::with(|builder| {
-        builder.limits(Limits { reply_timeout: None, ..Limits::default() })
-    })
+    TestServer::with(|builder| builder.limits(Limits { reply_timeout: None, ..Limits::default() }))
 }
 
 #[test]
@@ -281,7 +279,10 @@ fn replies_to_a_read_that_make_no_sense_are_errors() {
             peer.give(&request, &payload);
             let ended = read.end();
             let refused = matches!(ended, Err(DmaError::Malformed(_) | DmaError::NoData));
-            assert!(refused && (ended == Err(DmaError::NoData)) == (what == "nothing"), "{what}: {ended:?}");
+            assert!(
+                refused && (ended == Err(DmaError::NoData)) == (what == "nothing"),
+                "{what}: {ended:?}"
+            );
             peer.works();
         }
         let read = start_read(server.handle(), BASE, 16);

@@ -260,8 +260,7 @@ fn a_stop_wakes_a_loop_without_a_client() {
 fn a_connected_socket_needs_no_announcement() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let bound = Server::builder(TestDevice::pci()).fd(theirs.into()).unwrap();
-    let mut server =
-        bound.serve(|handle| TestDevice::new(handle, CallLog::default())).unwrap();
+    let mut server = bound.serve(|handle| TestDevice::new(handle, CallLog::default())).unwrap();
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     assert!(is_readable(server.poll_fd().unwrap(), now));
     server.process().unwrap();

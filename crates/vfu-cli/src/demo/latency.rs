@@ -30,7 +30,8 @@ where
     R: FnMut() -> anyhow::Result<()>,
 {
     let cpus = allowed_cpus()?;
-    let places = [("one_cpu", "on one CPU", cpus.first()), ("two_cpus", "on two", cpus.get(1))];
+    let places =
+        [("one_cpu", "on one CPU", cpus.first()), ("two_cpus", "on two CPUs", cpus.get(1))];
     let mut seen = Seen::default();
     for (key, place, far) in places {
         let (Some(near), Some(far)) = (cpus.first(), far) else { continue };
@@ -102,10 +103,12 @@ impl Latency {
         let pair = |of: &Percentiles| {
             format!("p50 {:.1} us, p99 {:.1} us", of.p50 as f64 / 1e3, of.p99 as f64 / 1e3)
         };
+        if !seen.text.is_empty() {
+            seen.text.push('\n');
+        }
+        let (vfu_text, raw_text) = (pair(vfu), pair(raw));
         seen.text.push_str(&format!(
-            "\n          {place:<10}  {}; bare messages {}; {ratio:.2} times",
-            pair(vfu),
-            pair(raw)
+            "{place}: {vfu_text}; bare messages {raw_text}; {ratio:.2} times at p50"
         ));
         seen.figure(&format!("{key}_samples"), self.samples)
             .figure(&format!("{key}_read_p50_ns"), vfu.p50)

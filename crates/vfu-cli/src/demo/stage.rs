@@ -136,7 +136,10 @@ impl Stage {
         let passed = result.is_ok();
         let seen = result.unwrap_or_else(|e| format!("{e:#}").into());
         let mark = if passed { "ok  " } else { "FAIL" };
-        self.say(&format!("  {mark}  {name}: {}", seen.text));
+        match seen.text.contains('\n') {
+            true => self.say(&format!("  {mark}  {name}:\n{}", super::indented(&seen.text))),
+            false => self.say(&format!("  {mark}  {name}: {}", seen.text)),
+        }
         let Seen { text: seen, figures } = seen;
         self.checks.push(Check { about: self.about, name, passed, seconds, seen, figures });
         self.bar.inc(1);
@@ -167,4 +170,29 @@ impl Stage {
 
 fn milliseconds(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failure_fails_all_and_is_told() {
+        let mut stage = Stage::new(true, 3);
+        stage.about("stage", "a test");
+        assert!(stage.check("good", || Ok(Seen::from("well").figure("count", 3))));
+        assert!(!stage.check("bad", || Err(anyhow::anyhow!("inner").context("outer"))));
+        assert_eq!(stage.make("more", || Ok((7, "seven".into()))), Some(7));
+        let results = stage.end();
+        assert!(!results.passed);
+        let passed: Vec<_> = results.checks.iter().map(|check| check.passed).collect();
+        assert_eq!(passed, [true, false, true]);
+        assert_eq!(results.checks[0].figures["count"], 3);
+        assert_eq!(results.checks[1].seen, "outer: inner");
+    }
+
+    #[test]
+    fn nothing_done_is_not_passed() {
+        assert!(!Stage::new(true, 0).end().passed);
+    }
 }

@@ -129,7 +129,7 @@ impl<F> Session<F> {
     }
 
     /// The channel on which the peer may send commands.
-    fn command_channel(&self) -> Channel {
+    pub fn command_channel(&self) -> Channel {
         match self.role {
             Role::Client if self.twin => Channel::Twin,
             _ => Channel::Main,
@@ -314,7 +314,8 @@ impl<F> Session<F> {
     }
 
     /// Has a waker woken when every DMA_WRITE that has started by now is acknowledged, or given up.
-    /// False if none is under way: then `waker` is not called.
+    /// False if none is under way: then `waker` is not called. Whoever waits for the writes sees to
+    /// their deadlines, too.
     pub fn wake_after_writes(&mut self, waker: impl FnOnce() -> Waker) -> bool {
         self.requests[self.request_channel() as usize].wake_after_writes(waker)
     }

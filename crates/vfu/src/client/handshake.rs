@@ -32,7 +32,8 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
     let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about);
     let ticket = ticket.map_err(failed)?;
     let ended = link.wait_for_end(ticket, &Asker::elsewhere());
-    let outcome = ended.and_then(|()| link.try_outcome(ticket).unwrap_or(Err(Abort::Closed.into())));
+    let outcome =
+        ended.and_then(|()| link.try_outcome(ticket).unwrap_or(Err(Abort::Closed.into())));
     if let Some(why) = link.closed().filter(|_| outcome.is_err()) {
         return Err(ClientError::from_closed(&why));
     }

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::transfer::{Transfer, Waiting};
 use super::message::Pause;
+use super::transfer::{Transfer, Waiting};
 use super::{Dma, DmaError};
 use crate::link::Asker;
 

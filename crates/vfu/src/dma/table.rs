@@ -98,11 +98,7 @@ impl Table {
     ///
     /// # Errors
     /// As [`check`](Self::check).
-    pub(super) fn lease(
-        &self,
-        address: u64,
-        direction: Direction,
-    ) -> Result<Lease, DmaError> {
+    pub(super) fn lease(&self, address: u64, direction: Direction) -> Result<Lease, DmaError> {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         let region = find(&regions, address, direction)?.clone();
         // Under the lock: who takes the region out counts us, or we do not find it.
@@ -120,7 +116,11 @@ fn find(
     let found = regions.range(..=address).next_back().map(|(_, region)| region);
     let region = found.filter(|region| region.last() >= address);
     let region = region.ok_or(DmaError::NotMapped { address })?;
-    if region.allows(direction) { Ok(region) } else { Err(DmaError::Permission { address, direction }) }
+    if region.allows(direction) {
+        Ok(region)
+    } else {
+        Err(DmaError::Permission { address, direction })
+    }
 }
 
 /// The right to touch a region. While it lives the mapping does.

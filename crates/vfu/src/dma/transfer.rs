@@ -99,7 +99,8 @@ impl<'a> Transfer<'a> {
         if matches!(lease.backing, Backing::Message) {
             let live = self.shared.live().ok_or(DmaError::NotConnected)?;
             let (range, region) = (self.done..end, lease.region().clone());
-            self.messages = Some(Pipeline::new(self.shared, epoch, live, region, self.address, range));
+            self.messages =
+                Some(Pipeline::new(self.shared, epoch, live, region, self.address, range));
             return Ok(true);
         }
         match &mut self.buffer {

@@ -26,7 +26,6 @@ struct Fenced {
 pub(super) fn after_writes(shared: &Arc<Shared>, raise: Raise) -> bool {
     let Some(live) = shared.live().filter(|live| live.link.has_written()) else { return false };
     live.link.wake_after_writes(|| {
-        live.link.attended();
         Waker::from(Arc::new(Fenced { shared: shared.clone(), epoch: shared.epoch(), raise }))
     })
 }

@@ -1,8 +1,8 @@
 //! What reaches a session by other ways than its sockets, and how whoever waits comes to know.
 //!
 //! A thread that waits is in one of four places: asleep until told (`changed`), in a `poll` of the
-//! sockets and of `wake`, in an event loop of the user that watches `wake`, or *blind* in a receive,
-//! which nothing but the peer ends. The last is the fast way. It is taken as long as nothing can
+//! sockets and of `wake`, in an event loop of the user that watches `loop_wake`, or *blind* in a
+//! receive, which nothing but the peer ends. The last is the fast way. It is taken as long as nothing can
 //! happen that a blind thread would have to know of; when that changes while one is blind, a helper
 //! thread waits in its place until it comes back.
 
@@ -13,14 +13,15 @@ use std::time::Duration;
 use super::{Link, State, Wake};
 
 impl Link {
-    /// From now on whoever waits for this session can be woken through `wake`.
-    pub(crate) fn wake_by(&self, wake: Arc<Wake>) {
-        let _already_set = self.wake.set(wake);
+    /// An event loop waits for this session, and can be woken through `wake`.
+    pub(crate) fn in_event_loop(&self, wake: &Arc<Wake>) {
+        let _already_set = self.loop_wake.set(wake.clone());
     }
 
-    /// It is an event loop that waits on `wake`.
-    pub(crate) fn in_event_loop(&self) {
-        self.event_loop.store(true, Ordering::SeqCst);
+    /// What wakes a thread that polls. Made before the thread unlocks the state, so that nobody can
+    /// change that and find nothing to wake it with.
+    pub(super) fn poll_wake(&self) -> Option<&Wake> {
+        self.wake.get_or_init(|| Wake::new().ok()).as_ref()
     }
 
     /// Somebody may have to be told, or woken, by what has just been done to the session.
@@ -36,9 +37,10 @@ impl Link {
 
     /// Has whoever polls the sockets look at the session again.
     pub(super) fn nudge(&self) {
-        if let Some(wake) = self.wake.get() {
+        if let Some(Some(wake)) = self.wake.get() {
             wake.wake();
         }
+        self.wake_loop();
     }
 
     /// Something may wait to be sent that nobody knows of who waits.
@@ -59,8 +61,8 @@ impl Link {
 
     /// Tells an event loop of commands that another thread has read.
     pub(super) fn wake_loop(&self) {
-        if self.event_loop.load(Ordering::SeqCst) {
-            self.nudge();
+        if let Some(wake) = self.loop_wake.get() {
+            wake.wake();
         }
     }
 

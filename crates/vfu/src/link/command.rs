@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use vfu_proto::session::{Channel, Closed, Session};
 
-use super::wait::Sight;
+use super::wait::{On, Sight};
 use super::{Link, Message};
 
 /// What an executor does next.
@@ -20,7 +20,7 @@ pub(crate) enum Next {
 impl Link {
     /// Waits for a command of the peer, as [`outcome_or_command`](Self::outcome_or_command) does.
     pub(crate) fn begin_command(&self) -> Result<Message, Closed> {
-        self.wait(Sight::MayBeBlind, Session::begin_command)
+        self.wait(Sight::MayBeBlind, On::Commands, Session::begin_command)
     }
 
     /// A command if one is here already.
@@ -41,7 +41,7 @@ impl Link {
     /// `done` is a message that its executor is through with; its buffer is used again.
     pub(crate) fn next(&self, done: Option<Message>, paused: bool) -> Result<Next, Closed> {
         self.recycle(done);
-        self.wait(Sight::MayBeBlind, |session| {
+        self.wait(Sight::MayBeBlind, On::Commands, |session| {
             if self.take_kick() {
                 return Some(Next::Kick);
             }
@@ -51,7 +51,7 @@ impl Link {
 
     /// The first command, within the handshake's time.
     pub(crate) fn first_command(&self) -> Result<Message, Closed> {
-        self.wait(Sight::Sees, Session::next_command)
+        self.wait(Sight::Sees, On::Commands, Session::next_command)
     }
 
     /// The next command if one is here already.

@@ -25,19 +25,17 @@ mod wake;
 use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Waker;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno as SysErrno;
-use vfu_proto::session::{
-    Channel, Closed, Counters, Framer, Limits, Role, Session, Time,
-};
+use vfu_proto::session::{Channel, Closed, Counters, Framer, Limits, Role, Session, Time};
 use vfu_proto::wire::Header;
 
 use crate::transport::Socket;
-use outbox::Outbox;
 pub(crate) use command::Next;
+use outbox::Outbox;
 pub(crate) use request::{About, Asker, Reenter, RequestError};
 pub(crate) use scratch::with_scratch;
 pub(crate) use wake::Wake;
@@ -65,10 +63,10 @@ pub(crate) struct Link {
     outboxes: [Mutex<Outbox>; 2],
     /// Bytes that wait in each outbox, to be seen without its lock.
     unsent: [AtomicUsize; 2],
-    /// Ends the wait of an event loop, or of whoever polls the sockets.
-    wake: OnceLock<Arc<Wake>>,
-    /// An event loop waits on `wake`, not one of our threads.
-    event_loop: AtomicBool,
+    /// Ends the wait of threads of ours that poll the sockets; made for the first that does.
+    wake: OnceLock<Option<Wake>>,
+    /// Ends the wait of an event loop.
+    loop_wake: OnceLock<Arc<Wake>>,
     /// The executor has something to do besides commands.
     kicked: AtomicBool,
     /// Answers that handlers will give later.
@@ -159,7 +157,7 @@ impl Link {
             outboxes: Default::default(),
             unsent: Default::default(),
             wake: OnceLock::new(),
-            event_loop: AtomicBool::new(false),
+            loop_wake: OnceLock::new(),
             kicked: AtomicBool::new(false),
             open_answers: AtomicUsize::new(0),
             max_open_answers,

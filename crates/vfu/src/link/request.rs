@@ -10,7 +10,7 @@ use std::time::Duration;
 use vfu_proto::session::{Abort, Channel, Closed, Session, Start, Ticket};
 use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
-use super::wait::Sight;
+use super::wait::{On, Sight};
 use super::{Link, Message, Waited};
 
 /// What a request is about, and how long it may take.
@@ -151,7 +151,7 @@ impl Link {
         ended: impl Fn(&Session<OwnedFd>) -> bool,
     ) -> Result<(), RequestError> {
         loop {
-            let came = self.wait(Sight::Sees, |session| {
+            let came = self.wait(Sight::Sees, On::Replies, |session| {
                 if ended(session) {
                     return Some(Came::End(Ok(())));
                 }
@@ -237,10 +237,11 @@ impl Link {
     /// Commands that came before the reply come first. One thread executes at a time: it calls
     /// [`end_command`](Self::end_command).
     pub(crate) fn outcome_or_command(&self, ticket: Ticket) -> Waited {
-        let waited = self.wait(Sight::MayBeBlind, |session| match session.begin_command() {
-            Some(command) => Some(Waited::Command(command)),
-            None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
-        });
+        let waited =
+            self.wait(Sight::MayBeBlind, On::Replies, |session| match session.begin_command() {
+                Some(command) => Some(Waited::Command(command)),
+                None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
+            });
         waited.unwrap_or(Waited::Outcome(Err(Abort::Closed.into())))
     }
 
@@ -250,7 +251,7 @@ impl Link {
         command: Command,
         payload: &[IoSlice<'_>],
     ) -> Result<(), RequestError> {
-        let started = self.wait(Sight::Sees, |session| {
+        let started = self.wait(Sight::Sees, On::Replies, |session| {
             let channel = session.request_channel();
             let room = self.unsent(channel) <= session.limits().unsent_bytes;
             room.then(|| session.start_posted().map(|id| (channel, id)))
@@ -266,7 +267,7 @@ impl Link {
         if !self.has_unsent() {
             return None;
         }
-        let waited = self.wait(Sight::Sees, |session| match session.begin_command() {
+        let waited = self.wait(Sight::Sees, On::Replies, |session| match session.begin_command() {
             None if self.has_unsent() => None,
             command => Some(command),
         });

@@ -11,7 +11,7 @@ use tracing::debug;
 use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer, Session, Time};
 use vfu_proto::wire::{self, Header};
 
-use super::{Link, State, lost};
+use super::{LOOK, Link, State, lost};
 use crate::transport::Received;
 
 /// Whether a thread that waits may do so in a receive, which nothing but the peer ends.
@@ -21,6 +21,13 @@ pub(super) enum Sight {
     MayBeBlind,
     /// Another thread may give up what it waits for.
     Sees,
+}
+
+/// What a thread waits for, and so where that comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum On {
+    Commands,
+    Replies,
 }
 
 /// The framers of the channels that a thread reads, for as long as it does.
@@ -36,6 +43,7 @@ impl Link {
     pub(super) fn wait<T>(
         &self,
         sight: Sight,
+        on: On,
         mut look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
     ) -> Result<T, Closed> {
         let mut state = self.lock();
@@ -54,7 +62,11 @@ impl Link {
                 continue;
             }
             let until = self.next_deadline(&state);
-            state = match self.take_framers(&mut state, quiet) {
+            let channel = match on {
+                On::Commands => state.session.command_channel(),
+                On::Replies => state.session.request_channel(),
+            };
+            state = match self.take_framers(&mut state, channel, quiet) {
                 Some(reading) => {
                     let blind = sight == Sight::MayBeBlind
                         && !state.attended
@@ -62,6 +74,9 @@ impl Link {
                         && self.may_receive_blind(&reading, until);
                     state.blind = blind;
                     state.looks_up = until.filter(|_| !blind);
+                    if !blind {
+                        self.poll_wake();
+                    }
                     drop(state);
                     let (state, came) = self.read(reading, until, blind);
                     quiet = !came;
@@ -90,7 +105,8 @@ impl Link {
         }
         self.expire(&mut state);
         for quiet in [false, true] {
-            let Some(mut reading) = self.take_framers(&mut state, quiet) else { return };
+            let channel = state.session.command_channel();
+            let Some(mut reading) = self.take_framers(&mut state, channel, quiet) else { return };
             drop(state);
             let result = self.receive(&mut reading, [true; 2], false);
             let came = !matches!(result, Ok(false));
@@ -111,34 +127,35 @@ impl Link {
         expired
     }
 
-    /// Takes the part of the reader, for every channel that nobody reads and that has room.
+    /// Takes the part of the reader, if nobody reads the channel on which what we wait `on` comes.
+    /// Then the other one, too, if anything is due there that nobody reads: so something that is due
+    /// always has a reader who wants it, or one who will wake him.
     ///
-    /// A channel on which nothing is due is left out, so that the other can be read without a
-    /// poll; but now and then, and when it is quiet, it is looked at too: the peer may have closed
-    /// it, or may send what it should not.
-    fn take_framers(&self, state: &mut State, quiet: bool) -> Option<Reading> {
+    /// A channel on which nothing is due is left out, so that the other can be read without a poll;
+    /// but now and then, and when it is quiet, it is looked at too: the peer may have closed it, or
+    /// may send what it should not.
+    fn take_framers(&self, state: &mut State, on: Channel, quiet: bool) -> Option<Reading> {
         // What another thread executes may be what we wait for; its end is told to sleepers only.
-        if state.session.is_executing() {
+        let readable = state.framers[on as usize].is_some() && !state.session.is_paused(on);
+        if state.session.is_executing() || !readable {
             return None;
         }
         let mut all = true;
         if let Some(tick) = self.tick.get().filter(|_| !quiet && self.has_twin()) {
             let now = self.now();
-            all = now.since(state.looked) >= *tick;
+            all = now.since(state.looked) >= (*tick).min(LOOK);
             if all {
                 state.looked = now;
             }
         }
         let mut framers = [None, None];
         for channel in Channel::ALL {
-            if (all || state.session.expects(channel)) && !state.session.is_paused(channel) {
+            let due = channel == on || all || state.session.expects(channel);
+            if due && !state.session.is_paused(channel) {
                 framers[channel as usize] = state.framers[channel as usize].take();
             }
         }
-        framers
-            .iter()
-            .any(Option::is_some)
-            .then(|| Reading { framers, fds: std::mem::take(&mut state.fds) })
+        Some(Reading { framers, fds: std::mem::take(&mut state.fds) })
     }
 
     /// Waits for the sockets, receives once, and gives the part back. False if only the time has
@@ -206,7 +223,10 @@ impl Link {
             let socket = self.socket(channel).as_fd();
             (!flags.is_empty()).then(|| PollFd::from_borrowed_fd(socket, flags))
         };
-        let wake = self.wake.get();
+        let wake = self.poll_wake();
+        // Without one (the system is out of descriptors) we look up by ourselves.
+        let soon = self.now() + Duration::from_millis(50);
+        let until = if wake.is_some() { until } else { earliest([until, Some(soon)]) };
         let wake_fd = wake.map(|wake| PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN));
         let places = [socket(Channel::Main), socket(Channel::Twin), wake_fd];
         // In order, and without a heap: those that are left out go to the end.

@@ -14,8 +14,8 @@ use super::stop::ServeError;
 use crate::device::Device;
 use crate::handle::Handle;
 use crate::irq::Irqs;
-use crate::reentrant::{Reentrant, SharedDevice};
 use crate::pci::{BARS, ConfigSpace, Pci, PciError};
+use crate::reentrant::{Reentrant, SharedDevice};
 use crate::shared::Shared;
 use crate::transport::{ListenError, Listener, is_listening};
 
@@ -135,7 +135,12 @@ impl Builder {
             1,
         ]);
         let msix = config.msix();
-        let shared = Arc::new(Shared::new(config, irqs, self.bus_master_gate, self.settings.limits.handler_timeout));
+        let shared = Arc::new(Shared::new(
+            config,
+            irqs,
+            self.bus_master_gate,
+            self.settings.limits.handler_timeout,
+        ));
         let executor = Arc::new(Executor::new(shared.clone(), regions, msix, &self.settings));
         Ok(Bound { shared, executor, source, settings: self.settings })
     }

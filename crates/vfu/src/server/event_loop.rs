@@ -40,7 +40,7 @@ impl<D: Device> Server<D> {
             let mut poller = Poller::new(self.stop.wake())?;
             match (&self.client, &self.source) {
                 (Some(client), _) => {
-                    client.link.in_event_loop();
+                    client.link.in_event_loop(self.stop.wake());
                     poller.watch(&client.link)?;
                 }
                 (None, Source::Listener(listener)) => poller.add(listener.as_fd())?,
@@ -166,7 +166,7 @@ impl<D: Device> Server<D> {
     fn watch(&mut self, link: &Arc<Link>) -> Result<(), ServeError> {
         match &mut self.poller {
             Some(poller) => {
-                link.in_event_loop();
+                link.in_event_loop(self.stop.wake());
                 poller.watch(link)
             }
             None => Ok(()),

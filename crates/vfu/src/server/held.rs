@@ -25,7 +25,6 @@ impl Held {
         }
         let (link, header) = (call.link.clone(), call.header);
         call.link.wake_after_writes(|| {
-            link.attended();
             Waker::from(Arc::new(Held { link, header, out: Mutex::new(std::mem::take(out)) }))
         })
     }

@@ -100,11 +100,7 @@ impl Executor {
     }
 
     /// The command that waited for the device, if that has come to rest.
-    fn take_rested<D: Device + ?Sized>(
-        &self,
-        device: &mut D,
-        link: &Arc<Link>,
-    ) -> Option<Message> {
+    fn take_rested<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>) -> Option<Message> {
         let mut parked = self.parked.lock();
         let result = parked.rest.as_ref()?.1.result()?;
         let (command, _) = parked.rest.take()?;

@@ -119,9 +119,7 @@ impl<D: Device> Server<D> {
     }
 
     pub(super) fn connect(&self, socket: OwnedFd) -> Arc<Link> {
-        let link = Link::new(socket, Role::Server, self.settings.limits.clone());
-        link.wake_by(self.stop.wake().clone());
-        Arc::new(link)
+        Arc::new(Link::new(socket, Role::Server, self.settings.limits.clone()))
     }
 
     pub(super) fn agree(&self, link: &Arc<Link>, first: &Message) -> Result<(), Closed> {
