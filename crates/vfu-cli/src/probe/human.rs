@@ -138,7 +138,7 @@ fn write_config(to: &mut String, config: &Config) -> fmt::Result {
     }
     for extended in &config.extended_capabilities {
         let (id, version) = (extended.id, extended.version);
-        let value = format_args!("{} [{id:#06x}] version {version}", extended.name);
+        let value = format!("{} [{id:#06x}] version {version}", extended.name);
         line(&format!("extended {:#05x}", extended.offset), &value)?;
     }
     Ok(())

@@ -15,8 +15,9 @@ use crate::link::Asker;
 /// It starts when it is first polled, and runs under any executor. Dropped before its end, it gives
 /// its messages up; what was moved by then stays moved.
 ///
-/// Somebody has to read the session's sockets meanwhile: the loop of [`Server::run`]
-/// (crate::Server::run) does, or whoever calls [`Server::process`](crate::Server::process).
+/// Somebody has to read the session's sockets meanwhile: the loop of
+/// [`Server::run`](crate::Server::run) does, or whoever calls
+/// [`Server::process`](crate::Server::process).
 #[must_use = "a future does nothing unless it is polled"]
 pub struct DmaFuture<'a>(Transfer<'a>);
 

@@ -88,9 +88,7 @@ impl Link {
             let link = self.clone();
             // Without a thread it is noticed only when the peer sends something.
             let thread = std::thread::Builder::new().name("vfu-attendant".into());
-            let _out_of_threads = thread.spawn(move || {
-                let _ended = link.wait_while_blind();
-            });
+            let _out_of_threads = thread.spawn(move || link.wait_while_blind());
         }
     }
 
