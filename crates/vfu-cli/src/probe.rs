@@ -78,7 +78,7 @@ fn parse_timeout(text: &str) -> Result<Timeout, String> {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = &args.socket;
     let client = connect::open(path, args.timeout.0)?;
-    let report = collect::collect(path, &client).map_err(|e| connect::failed(path, &e))?;
+    let report = collect::collect(path, &client).map_err(|e| connect::failed(path, e))?;
     drop(client); // the next client need not wait until our reader has read
     let text = if args.json {
         serde_json::to_string_pretty(&report).context("the report as JSON")? + "\n"

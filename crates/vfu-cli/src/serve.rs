@@ -120,7 +120,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     // From here on a signal can't be missed.
     let signals = Signals::new([SIGTERM, SIGINT]).context("can't handle signals")?;
     let (bound, place) = bind(model, &args)?;
-    let mut server = bound.serve(|handle| model.device(handle, &options))?;
+    let mut server = model.serve(bound, &options)?;
     stop_by(signals, server.stopper())?;
     let (vendor, device) = model.ids();
     // Whoever started us may have closed our standard error; that is no reason to end.
@@ -134,7 +134,7 @@ fn list() -> anyhow::Result<ExitCode> {
     for model in Model::ALL {
         let (vendor, device) = model.ids();
         let (name, description) = (model.name(), model.description());
-        writeln!(out, "{name:8}{vendor:04x}:{device:04x}  {description}")?;
+        writeln!(out, "{name:9}{vendor:04x}:{device:04x}  {description}")?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -283,7 +283,7 @@ fn a_missing_server_is_told_apart() {
     let at = |name: &str| folder.path().join(name);
     fails(&probe(&at("none"), &[]), 4, "no such socket");
     std::fs::write(at("file"), "").unwrap();
-    fails(&probe(&at("file"), &[]), 4, "not a socket");
+    fails(&probe(&at("file"), &[]), 4, "not a UNIX stream socket");
     drop(UnixListener::bind(at("dead")).unwrap());
     fails(&probe(&at("dead"), &[]), 4, "nobody listens there");
     fails(&probe(&at(&"long".repeat(40)), &[]), 3, "at most 107 bytes");

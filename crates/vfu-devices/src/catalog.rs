@@ -3,13 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-use vfu::{Device, Handle, Pci};
+use vfu::server::{Bound, ServeError, Stopper};
+use vfu::{Device, Handle, Pci, Reentrant, Server};
 
-use crate::{Edu, Idio16, edu, idio16};
+use crate::{DmaTest, Edu, Idio16, dmatest, edu, idio16};
 
 /// A device that this crate can make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Model {
+    /// A device that does nothing but DMA; see [`dmatest`](crate::dmatest).
+    DmaTest,
     /// The teaching device of QEMU; see [`edu`](crate::edu).
     Edu,
     /// The ACCES PCI-IDIO-16; see [`idio16`](crate::idio16).
@@ -32,11 +35,12 @@ impl Default for Options {
 
 impl Model {
     /// All of them, in alphabetical order.
-    pub const ALL: [Model; 2] = [Model::Edu, Model::Idio16];
+    pub const ALL: [Model; 3] = [Model::DmaTest, Model::Edu, Model::Idio16];
 
     /// The name, as a user types it.
     pub fn name(self) -> &'static str {
         match self {
+            Model::DmaTest => "dmatest",
             Model::Edu => "edu",
             Model::Idio16 => "idio16",
         }
@@ -45,6 +49,7 @@ impl Model {
     /// What it is, in one line.
     pub fn description(self) -> &'static str {
         match self {
+            Model::DmaTest => "DMA on a thread, or inside a handler: for testing clients",
             Model::Edu => "QEMU's teaching device: registers, factorial, DMA, INTx and MSI",
             Model::Idio16 => "ACCES PCI-IDIO-16: 16 outputs wired to 16 inputs, change interrupts",
         }
@@ -53,6 +58,7 @@ impl Model {
     /// Vendor and device id.
     pub fn ids(self) -> (u16, u16) {
         match self {
+            Model::DmaTest => (dmatest::VENDOR, dmatest::DEVICE),
             Model::Edu => (edu::VENDOR, edu::DEVICE),
             Model::Idio16 => (idio16::VENDOR, idio16::DEVICE),
         }
@@ -61,16 +67,69 @@ impl Model {
     /// Its configuration space.
     pub fn pci(self) -> Pci {
         match self {
+            Model::DmaTest => dmatest::pci(),
             Model::Edu => edu::pci(),
             Model::Idio16 => idio16::pci(),
         }
     }
 
-    /// Makes one, in its state after power-on.
+    /// Makes one, in its state after power-on, whose handlers are called one at a time.
+    /// [`serve`](Self::serve) can do better for some.
     pub fn device(self, handle: Handle, options: &Options) -> Box<dyn Device + Send> {
         match self {
+            Model::DmaTest => Box::new(DmaTest::new(handle)),
             Model::Edu => Box::new(Edu::new(handle).dma_mask(options.dma_mask)),
             Model::Idio16 => Box::new(Idio16::new(handle)),
+        }
+    }
+
+    /// Makes one and puts it at a socket. The handlers of a model that is a
+    /// [`SharedDevice`](vfu::SharedDevice), such as [`dmatest`], are called while one of them
+    /// waits for DMA; those of the others, one at a time.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn serve(self, bound: Bound, options: &Options) -> Result<ModelServer, ServeError> {
+        Ok(ModelServer(match self {
+            Model::DmaTest => Kind::DmaTest(bound.serve_shared(DmaTest::new)?),
+            Model::Edu | Model::Idio16 => {
+                Kind::OneAtATime(bound.serve(|handle| self.device(handle, options))?)
+            }
+        }))
+    }
+}
+
+/// A [`Server`] of any model; made by [`Model::serve`].
+pub struct ModelServer(Kind);
+
+enum Kind {
+    OneAtATime(Server<Box<dyn Device + Send>>),
+    DmaTest(Server<Reentrant<DmaTest>>),
+}
+
+impl fmt::Debug for ModelServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ModelServer")
+    }
+}
+
+impl ModelServer {
+    /// See [`Server::run`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run(&mut self) -> Result<(), ServeError> {
+        match &mut self.0 {
+            Kind::OneAtATime(server) => server.run(),
+            Kind::DmaTest(server) => server.run(),
+        }
+    }
+
+    /// What stops it from elsewhere.
+    pub fn stopper(&self) -> Stopper {
+        match &self.0 {
+            Kind::OneAtATime(server) => server.stopper(),
+            Kind::DmaTest(server) => server.stopper(),
         }
     }
 }
@@ -117,7 +176,7 @@ mod tests {
             assert!(!model.description().contains('\n'));
         }
         let error = "edo".parse::<Model>().unwrap_err();
-        assert_eq!(error.to_string(), "there is no device 'edo'; there are: edu idio16");
+        assert_eq!(error.to_string(), "there is no device 'edo'; there are: dmatest edu idio16");
     }
 
     #[test]

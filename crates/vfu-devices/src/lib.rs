@@ -2,6 +2,7 @@
 //!
 //! | device | ids | what it is |
 //! |---|---|---|
+//! | [`dmatest`] | 1234:d3a0 | DMA on a thread and inside handlers, for testing clients |
 //! | [`edu`] | 1234:11e8 | the teaching device of QEMU: registers, a factorial, DMA, INTx and MSI |
 //! | [`idio16`] | 494f:0dc8 | ACCES PCI-IDIO-16, 16 outputs wired to 16 inputs, which Linux drives by itself |
 //!
@@ -12,16 +13,17 @@
 //! use vfu_devices::{Model, Options};
 //!
 //! let model: Model = "edu".parse()?;
-//! Server::builder(model.pci())
-//!     .listen("/run/edu.sock")?
-//!     .run(|handle| model.device(handle, &Options::default()))?;
+//! let bound = Server::builder(model.pci()).listen("/run/edu.sock")?;
+//! model.serve(bound, &Options::default())?.run()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod catalog;
+pub mod dmatest;
 pub mod edu;
 pub mod idio16;
 
-pub use catalog::{Model, Options, UnknownModel};
+pub use catalog::{Model, ModelServer, Options, UnknownModel};
+pub use dmatest::DmaTest;
 pub use edu::Edu;
 pub use idio16::Idio16;

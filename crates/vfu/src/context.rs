@@ -1,9 +1,10 @@
 //! What the current thread runs for a device: nothing, a handler, or a callback that may not wait.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::shared::Shared;
+use crate::sync::{Instant, thread_local};
 
 /// Code of a device that a server has called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,22 +32,24 @@ pub(crate) fn run<T>(device: &Shared, inside: Inside, f: impl FnOnce() -> T) -> 
     struct Restore(Option<Frame>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            CURRENT.set(self.0);
+            CURRENT.with(|current| current.set(self.0));
         }
     }
-    let _restore = Restore(CURRENT.replace(Some(Frame { device, inside, since: None })));
+    let frame = Frame { device, inside, since: None };
+    let _restore = Restore(CURRENT.with(|current| current.replace(Some(frame))));
     f()
 }
 
 /// What this thread runs for `device`, if anything.
 pub(crate) fn inside(device: &Shared) -> Option<Inside> {
-    CURRENT.get().filter(|frame| std::ptr::eq(frame.device, device)).map(|frame| frame.inside)
+    let frame = CURRENT.with(Cell::get).filter(|frame| std::ptr::eq(frame.device, device));
+    frame.map(|frame| frame.inside)
 }
 
 /// How much of `budget` the handler has left; it runs from the handler's first question.
 pub(crate) fn left(budget: Duration) -> Duration {
-    let Some(mut frame) = CURRENT.get() else { return budget };
+    let Some(mut frame) = CURRENT.with(Cell::get) else { return budget };
     let since = *frame.since.get_or_insert_with(Instant::now);
-    CURRENT.set(Some(frame));
+    CURRENT.with(|current| current.set(Some(frame)));
     budget.saturating_sub(since.elapsed())
 }

@@ -53,6 +53,7 @@ mod quiesce;
 mod reentrant;
 pub mod server;
 mod shared;
+mod sync;
 mod transport;
 
 pub use answer::{Defer, Later};
@@ -65,7 +66,7 @@ pub use pci::{Bar, Pci, Pin};
 pub use quiesce::{Quiesce, Quiescing};
 pub use reentrant::{Reentrant, SharedDevice};
 pub use server::Server;
-pub use transport::{ListenError, Listener};
+pub use transport::{ConnectError, ListenError, Listener};
 pub use vfu_proto::session::Limits;
 pub use vfu_proto::wire;
 

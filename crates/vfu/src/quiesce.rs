@@ -1,10 +1,11 @@
 //! Bringing a device to rest before something changes under it.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use vfu_proto::wire::Errno;
 
 use crate::link::Link;
+use crate::sync::Mutex;
 
 /// A request to come to rest: see [`Device::quiesce`](crate::Device::quiesce).
 #[derive(Debug)]
@@ -83,3 +84,6 @@ impl Drop for Quiescing {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

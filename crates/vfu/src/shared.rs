@@ -1,7 +1,6 @@
 //! What a device's handles, its handlers and the server have in common.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::context::{self, Inside};
@@ -9,6 +8,8 @@ use crate::dma::{DmaError, Table};
 use crate::irq::Irqs;
 use crate::link::{Asker, Link, Reenter};
 use crate::pci::ConfigSpace;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 
 /// The largest DMA_READ on a single socket, in bytes. QEMU loses larger replies.
 const READ_PIECE: usize = 64 << 10;

@@ -54,6 +54,7 @@ pub(super) fn collect(path: &Path, client: &Client) -> Result<Report, ClientErro
         socket: path.display().to_string(),
         session: Session {
             server: *client.server_capabilities(),
+            version: format!("{}.{}", client.version().0, client.version().1),
             twin_socket: client.has_twin_socket(),
             max_transfer: client.max_transfer(),
         },

@@ -46,6 +46,7 @@ fn write_session(to: &mut String, report: &Report) -> fmt::Result {
     writeln!(to, "\nSession")?;
     let mut line = |name: &str, value: &dyn Display| writeln!(to, "  {name:<18} {value}");
     line("largest transfer", &Size(session.max_transfer as u64))?;
+    line("protocol", &session.version)?;
     line("twin socket", &if session.twin_socket { "yes" } else { "no" })?;
     if let Some(fds) = server.max_msg_fds {
         line("fds per message", &fds)?;

@@ -34,6 +34,8 @@ pub(super) struct Report {
 
 #[derive(Debug, Serialize)]
 pub(super) struct Session {
+    /// Version of the protocol, `major.minor`.
+    pub(super) version: String,
     /// The server's VERSION capabilities, by the names of the specification; only those it sent.
     pub(super) server: Capabilities,
     /// A second socket carries the server's commands.

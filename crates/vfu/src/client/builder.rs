@@ -73,7 +73,7 @@ impl ClientBuilder {
     /// # Errors
     /// See [`ClientError`].
     pub fn connect(self, path: impl AsRef<Path>) -> Result<Client, ClientError> {
-        let socket = connect_to(path.as_ref()).map_err(ClientError::Connect)?;
+        let socket = connect_to(path.as_ref(), self.limits.handshake_timeout)?;
         self.connect_fd(socket)
     }
 
@@ -89,6 +89,7 @@ impl ClientBuilder {
             maps: Arc::new(Maps::default()),
             server: agreed.server,
             max_transfer: agreed.max_transfer,
+            version: agreed.version,
         };
         Ok(Client { inner: Arc::new(inner) })
     }

@@ -4,17 +4,20 @@ use vfu_proto::session::{Abort, Closed, Start};
 use vfu_proto::wire::{Command, Errno};
 
 use crate::link::RequestError;
-use crate::transport::ListenError;
+use crate::transport::ConnectError;
 
 /// Why a request of a client failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody serves there, or the path can't be reached.
-    #[error("can't connect: {0}")]
-    Connect(#[source] ListenError),
-    /// The session can't begin.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The session can't begin: the server's VERSION can't be accepted.
     #[error("VERSION failed: the server {0}")]
     Handshake(&'static str),
+    /// The session ended before it had begun.
+    #[error("the session ended in VERSION: {0}")]
+    Ended(Closed),
     /// The server refused.
     #[error("the server refused {}: {errno}", command.name())]
     Refused {
@@ -61,14 +64,5 @@ impl ClientError {
             | RequestError::NotStarted(Start::Closed | Start::Full)
             | RequestError::Gone => ClientError::Closed,
         }
-    }
-
-    /// The error of a session that ended in VERSION.
-    pub(super) fn from_closed(why: &Closed) -> Self {
-        ClientError::Handshake(match why {
-            Closed::Disconnected => "disconnected",
-            Closed::Limit(why) | Closed::Protocol(why) => why,
-            _ => "sent a broken message",
-        })
     }
 }

@@ -20,6 +20,7 @@ const MAX_FDS: u32 = 16;
 pub(super) struct Agreed {
     pub(super) server: Capabilities,
     pub(super) max_transfer: usize,
+    pub(super) version: (u16, u16),
 }
 
 /// Proposes a session. If the server's answer can't be accepted the connection is closed.
@@ -35,7 +36,7 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
     let outcome =
         ended.and_then(|()| link.try_outcome(ticket).unwrap_or(Err(Abort::Closed.into())));
     if let Some(why) = link.closed().filter(|_| outcome.is_err()) {
-        return Err(ClientError::from_closed(&why));
+        return Err(ClientError::Ended(why));
     }
     let mut reply = outcome.map_err(failed)?;
     let refuse = |why: &'static str| {
@@ -62,7 +63,11 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
     }
     let theirs = version.caps.max_data_xfer_size.unwrap_or(DEFAULT_MAX_DATA_XFER_SIZE);
     let ours = proposed.max_data_xfer_size.unwrap_or(DEFAULT_MAX_DATA_XFER_SIZE);
-    Ok(Agreed { max_transfer: theirs.min(ours) as usize, server: version.caps })
+    Ok(Agreed {
+        max_transfer: theirs.min(ours) as usize,
+        version: (version.major, version.minor),
+        server: version.caps,
+    })
 }
 
 fn defaults(settings: &ClientBuilder) -> Capabilities {

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use vfu_proto::wire::{DmaMapFlags, Errno};
+
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Memory that the server reaches by DMA_READ and DMA_WRITE messages.
 ///

@@ -46,6 +46,7 @@ struct Inner {
     server: Capabilities,
     /// The most data that a message to or from the server may carry, in bytes.
     max_transfer: usize,
+    version: (u16, u16),
 }
 
 impl Client {
@@ -65,6 +66,11 @@ impl Client {
     /// What the server said of itself in VERSION.
     pub fn server_capabilities(&self) -> &Capabilities {
         &self.inner.server
+    }
+
+    /// The major and minor version of the protocol that were agreed on.
+    pub fn version(&self) -> (u16, u16) {
+        self.inner.version
     }
 
     /// Whether DMA messages have a socket of their own.

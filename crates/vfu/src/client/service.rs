@@ -11,6 +11,7 @@ use vfu_proto::wire::{
 
 use super::memory::Maps;
 use crate::link::{Link, Message, with_scratch};
+use crate::sync::ThreadBuilder;
 
 /// Executes one command and answers it.
 pub(super) fn serve(link: &Link, maps: &Maps, max_transfer: usize, command: &mut Message) {
@@ -69,7 +70,7 @@ fn execute(
 
 /// A thread that serves when nobody else reads. It ends with the session.
 pub(super) fn spawn(link: Arc<Link>, maps: Arc<Maps>, max_transfer: usize) -> std::io::Result<()> {
-    let thread = std::thread::Builder::new().name("vfu-client-dma".into());
+    let thread = ThreadBuilder::new().name("vfu-client-dma".into());
     thread.spawn(move || {
         while let Ok(mut command) = link.begin_command() {
             serve(&link, &maps, max_transfer, &mut command);

@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::message::Pause;
 use super::transfer::{Transfer, Waiting};
 use super::{Dma, DmaError};
 use crate::link::Asker;
+use crate::sync::Mutex;
 
 /// A read or write under way; made by [`Dma::read_async`] and [`Dma::write_async`].
 ///
@@ -130,3 +131,6 @@ impl Dma {
         run(async move { then(dma.write_async(address, &bytes).await) });
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use vfu_proto::session::Ticket;
 use vfu_proto::wire::{Command, DmaReadReply, DmaReadRequest, DmaWriteReply, DmaWriteRequest};
@@ -13,6 +12,7 @@ use super::transfer::Buffer;
 use super::{Direction, DmaError, Region};
 use crate::link::{About, Asker, Link, Message, with_scratch};
 use crate::shared::{Live, Shared};
+use crate::sync::atomic::Ordering;
 
 /// What a pipeline waits for.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,7 @@
 //! One DMA mapping of the peer, and who backs it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::task::Waker;
 
 use rustix::fs::{FileType, SealFlags, Stat, fcntl_get_seals, fstat};
@@ -11,6 +10,8 @@ use vfu_proto::wire::{AccessMode, DmaMap, DmaMapFlags, Errno};
 
 use super::Direction;
 use super::mapping::Mapping;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// A range of addresses that the peer has announced.
 #[derive(Debug)]
@@ -228,3 +229,6 @@ fn length(stat: &Stat) -> u64 {
         u64::MAX
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use vfu_proto::wire::Errno;
 
 use super::{Direction, DmaError, Region};
+use crate::sync::RwLock;
+use crate::sync::atomic::Ordering;
 
 /// The mappings of the peer. They never overlap.
 #[derive(Debug, Default)]

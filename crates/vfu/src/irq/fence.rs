@@ -47,3 +47,6 @@ impl Wake for Fenced {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

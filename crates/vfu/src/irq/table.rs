@@ -1,14 +1,15 @@
 //! The vectors of a device, as DEVICE_SET_IRQS arranges them.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use tracing::debug;
 use vfu_proto::wire::{Errno, IrqAction, IrqData, SetIrqs};
 
 use super::eventfd::EventFd;
 use super::{IrqError, IrqIndex};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// All interrupts of a device.
 #[derive(Debug)]
@@ -89,6 +90,11 @@ impl Irqs {
 
     pub(super) fn wants_pin(&self) -> bool {
         self.wanted.load(Ordering::SeqCst)
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn pin(&self) -> bool {
+        self.lock().pin
     }
 
     /// Sets the level of the pin.

@@ -6,11 +6,12 @@
 //! happen that a blind thread would have to know of; when that changes while one is blind, a helper
 //! thread waits in its place until it comes back.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Link, State, Wake};
+use crate::sync::atomic::Ordering;
+use crate::sync::{MutexGuard, ThreadBuilder};
 
 impl Link {
     /// An event loop waits for this session, and can be woken through `wake`.
@@ -83,13 +84,24 @@ impl Link {
     /// From now on things happen that do not come over the sockets: a deadline of somebody who does
     /// not wait in a thread, an answer that is given later. The session must be looked after.
     pub(crate) fn attended(self: &Arc<Self>) {
-        let mut state = self.lock();
+        self.become_attended(&mut self.lock());
+    }
+
+    pub(super) fn become_attended(self: &Arc<Self>, state: &mut State) {
         if !std::mem::replace(&mut state.attended, true) && state.blind {
             let link = self.clone();
             // Without a thread it is noticed only when the peer sends something.
-            let thread = std::thread::Builder::new().name("vfu-attendant".into());
+            let thread = ThreadBuilder::new().name("vfu-attendant".into());
             let _out_of_threads = thread.spawn(move || link.wait_while_blind());
         }
+    }
+
+    /// Whether a reply is due on a channel that nobody reads: who wants it does not wait in a thread.
+    pub(super) fn is_neglected(&self, state: &State) -> bool {
+        let channel = state.session.request_channel();
+        state.attended
+            && state.framers[channel as usize].is_some()
+            && state.session.expects(channel)
     }
 
     /// The session has a deadline more: whoever waits must know of it.
@@ -100,7 +112,7 @@ impl Link {
             (Some(_), None) => false,
             (Some(next), Some(looks_up)) => looks_up <= next,
         };
-        if !in_time || self.has_unsent() {
+        if !in_time || self.has_unsent() || self.is_neglected(&state) {
             self.wake_sleepers(&state);
             self.nudge();
         }

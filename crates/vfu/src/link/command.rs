@@ -1,12 +1,12 @@
 //! The peer's commands, as an executor takes them.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 
 use vfu_proto::session::{Channel, Closed, Session};
 
 use super::wait::{On, Sight};
 use super::{Link, Message};
+use crate::sync::atomic::Ordering;
 
 /// What an executor does next.
 #[derive(Debug)]

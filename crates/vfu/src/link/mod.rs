@@ -16,6 +16,7 @@
 
 mod attend;
 mod command;
+mod event;
 mod outbox;
 mod request;
 mod scratch;
@@ -24,15 +25,16 @@ mod wake;
 
 use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno as SysErrno;
 use vfu_proto::session::{Channel, Closed, Counters, Framer, Limits, Role, Session, Time};
 use vfu_proto::wire::Header;
 
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 use crate::transport::Socket;
 pub(crate) use command::Next;
 use outbox::Outbox;

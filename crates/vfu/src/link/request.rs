@@ -3,7 +3,6 @@
 use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
 use super::wait::{On, Sight};
 use super::{Link, Message, Waited};
+use crate::sync::atomic::Ordering;
 
 /// What a request is about, and how long it may take.
 #[derive(Clone, Copy, Default)]
@@ -170,22 +170,24 @@ impl Link {
     }
 
     /// Has `waker` woken when a request ends. False: it has already.
-    pub(crate) fn wake_on_end(&self, ticket: Ticket, waker: &Waker) -> bool {
+    pub(crate) fn wake_on_end(self: &Arc<Self>, ticket: Ticket, waker: &Waker) -> bool {
         let mut state = self.lock();
         if !state.session.wake_on(ticket, waker) {
             return false;
         }
+        self.become_attended(&mut state);
         self.attend(state);
         true
     }
 
     /// Has `waker` woken when there may be room for a request. False: there is.
-    pub(crate) fn wake_on_room(&self, waker: &Waker) -> bool {
+    pub(crate) fn wake_on_room(self: &Arc<Self>, waker: &Waker) -> bool {
         let mut state = self.lock();
         if self.has_room(&state.session) {
             return false;
         }
         state.session.wake_on_room(waker);
+        self.become_attended(&mut state);
         self.attend(state);
         true
     }

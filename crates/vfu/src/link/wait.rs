@@ -2,16 +2,18 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use tracing::debug;
 use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer, Session, Time};
 use vfu_proto::wire::{self, Header};
 
 use super::{LOOK, Link, State, lost};
+use crate::sync::MutexGuard;
+use crate::sync::kernel::poll;
 use crate::transport::Received;
 
 /// Whether a thread that waits may do so in a receive, which nothing but the peer ends.
@@ -53,6 +55,9 @@ impl Link {
             if let Some(found) = look(&mut state.session) {
                 // We leave, and read no more: a sleeper may have to.
                 self.wake_sleepers(&state);
+                if self.is_neglected(&state) {
+                    self.nudge();
+                }
                 return Ok(found);
             }
             if let Some(why) = state.session.closed() {

@@ -6,7 +6,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tracing::{debug, trace};
 use vfu_proto::session::{Channel, Closed};
@@ -27,6 +27,7 @@ use crate::irq::{IrqIndex, Irqs};
 use crate::link::{Link, Message};
 use crate::pci::{MsixState, MsixTable, PowerState};
 use crate::shared::{Gate, Shared};
+use crate::sync::Mutex;
 
 /// What executes commands, but for the device itself.
 #[derive(Debug)]

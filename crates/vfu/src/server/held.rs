@@ -1,10 +1,11 @@
 //! Replies that wait for memory to be written.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Wake, Waker};
 
 use super::executor::Call;
 use crate::link::Link;
+use crate::sync::Mutex;
 use vfu_proto::wire::Header;
 
 /// A reply to a register read that may not overtake the DMA_WRITEs before it. On a single socket

@@ -18,6 +18,8 @@ mod regions;
 mod run;
 mod running;
 mod stop;
+#[cfg(feature = "tokio")]
+mod tokio;
 
 pub use builder::{Bound, BuildError, Builder};
 pub use regions::{MmapArea, ShareError, Shareable};

@@ -1,8 +1,7 @@
 //! Commands that end later: those that wait for leases to end, or for the device to come to rest.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Wake, Waker};
 
 use vfu_proto::wire::{
@@ -16,6 +15,8 @@ use crate::dma::{Backing, Inserted, Region};
 use crate::link::{Link, Message};
 use crate::quiesce::{Pending, Quiesce};
 use crate::shared::Gate;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// What has been put off.
 #[derive(Debug, Default)]

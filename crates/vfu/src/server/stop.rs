@@ -1,11 +1,12 @@
 //! Stopping a server from elsewhere.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use vfu_proto::session::Closed;
 
 use crate::link::{Link, Wake};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a server can't go on.
 #[derive(Debug, thiserror::Error)]

@@ -142,19 +142,11 @@ pub(crate) fn is_listening(fd: BorrowedFd<'_>) -> Result<bool, ListenError> {
     sockopt::socket_acceptconn(fd).map_err(bad)
 }
 
-/// Connects to the server that listens at `path`.
-pub(crate) fn connect_to(path: &Path) -> Result<OwnedFd, ListenError> {
-    let io = |e: Errno| ListenError::Io { path: path.into(), source: e.into() };
-    let socket = stream_socket().map_err(io)?;
-    connect(&socket, &address(path)?).map_err(io)?;
-    Ok(socket)
-}
-
 fn file_id(path: &Path) -> Option<FileId> {
     std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-fn stream_socket() -> Result<OwnedFd, Errno> {
+pub(super) fn stream_socket() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }
 

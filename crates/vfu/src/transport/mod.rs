@@ -1,8 +1,11 @@
 //! The only place that calls `sendmsg` and `recvmsg`.
 
+mod connector;
 mod listener;
 mod socket;
 
+pub use connector::ConnectError;
+pub(crate) use connector::connect_to;
+pub(crate) use listener::is_listening;
 pub use listener::{ListenError, Listener};
-pub(crate) use listener::{connect_to, is_listening};
 pub(crate) use socket::{Received, Socket};

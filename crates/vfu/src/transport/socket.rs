@@ -13,6 +13,8 @@ use rustix::net::{
 };
 use vfu_proto::session::MAX_FDS;
 
+use crate::sync::kernel::{act, may_wait};
+
 /// Room for the descriptors of one message, and for a peer's credentials if it sends them.
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1));
 
@@ -49,10 +51,10 @@ impl Socket {
     ) -> Result<Received, Errno> {
         let mut control = [MaybeUninit::uninit(); CONTROL];
         let mut control = RecvAncillaryBuffer::new(&mut control);
-        let flags =
-            RecvFlags::CMSG_CLOEXEC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+        let flags = RecvFlags::CMSG_CLOEXEC | may_wait(self.as_fd(), wait);
         let got = loop {
-            match net::recvmsg(&self.0, &mut [IoSliceMut::new(bytes)], &mut control, flags) {
+            let mut parts = [IoSliceMut::new(bytes)];
+            match act(|| net::recvmsg(&self.0, &mut parts, &mut control, flags)) {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(Received::WouldBlock),
                 Err(Errno::CONNRESET) => return Ok(Received::Eof),
@@ -94,7 +96,7 @@ impl Socket {
         }
         loop {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match net::sendmsg(&self.0, parts, &mut control, flags) {
+            match act(|| net::sendmsg(&self.0, parts, &mut control, flags)) {
                 Err(Errno::INTR) => {}
                 other => return other,
             }
@@ -103,7 +105,7 @@ impl Socket {
 
     /// Ends the connection for both sides; wakes whoever waits in [`recv`](Self::recv).
     pub(crate) fn shutdown(&self) {
-        let _already_gone = net::shutdown(&self.0, Shutdown::Both);
+        let _already_gone = act(|| net::shutdown(&self.0, Shutdown::Both));
     }
 }
 

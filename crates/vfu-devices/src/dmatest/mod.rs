@@ -1,0 +1,180 @@
+//! `dmatest`: a device that does nothing but DMA, in every place where a device can do it, 1234:d3a0.
+//!
+//! It is for testing clients: whoever drives it writes two addresses and a length, and has the
+//! device copy from one to the other, with every bit inverted. The copy is done by a thread of the
+//! device, inside the handler of a write, or inside the handler of a read. Those are the three cases
+//! that a client has to keep apart when memory is reached by messages.
+//!
+//! BAR 0 is 4 KiB of 32-bit memory. Accesses have any width; a write to a part of a register leaves
+//! the rest.
+//!
+//! | offset | bytes | access | register |
+//! |---|---|---|---|
+//! | 0x00 | 4 | RO | identification: 0x56465544 |
+//! | 0x08 | 8 | RW | address to read from |
+//! | 0x10 | 8 | RW | address to write to |
+//! | 0x18 | 4 | RW | length in bytes, at most 1 MiB |
+//! | 0x20 | 4 | WO | command, see below |
+//! | 0x28 | 4 | RO | count of copies that have ended, well or not; reading it takes the pin down |
+//! | 0x2c | 4 | RO | how the last one ended: 0, or an errno of Linux |
+//! | 0x30 | 4 | RO | copies before it answers, with the errno of that copy |
+//! | 0x40..0x100 | | RW | scratch |
+//!
+//! The lowest byte of a command says where to copy:
+//!
+//! * 1: here, inside the handler of this write.
+//! * 2: on a thread of the device, after the write has been answered. Up to 64 copies wait.
+//!
+//! Bit 8 has INTA# raised when the copy has ended. Other commands, and other places of the BAR, do
+//! nothing; such places read all ones.
+//!
+//! **Errno.** What [`DmaError::errno`](vfu::DmaError::errno) says; EINVAL for a length of more than
+//! 1 MiB; EAGAIN for a copy that would be the 65th to wait. A client that can't answer a message while
+//! it waits for the handler (QEMU, unless the write is posted) leads to ETIMEDOUT, after the timeout
+//! of the session.
+//!
+//! **Reset**, of any kind: all registers go to 0, the pin goes down, and copies that wait or run no
+//! longer count.
+//!
+//! It is a [`SharedDevice`]: registers answer while a copy waits inside a handler. As a plain
+//! [`Device`] it works too; commands wait in line then.
+
+mod copy;
+mod registers;
+mod state;
+
+use std::sync::Arc;
+
+use vfu::{Access, Bar, Device, Fault, Handle, Pci, Pin, Reset, SharedDevice};
+
+use registers::Effect;
+use state::Inner;
+
+/// Vendor id: QEMU's, for experiments.
+pub const VENDOR: u16 = 0x1234;
+/// Device id.
+pub const DEVICE: u16 = 0xd3a0;
+/// The length of BAR 0, in bytes.
+pub const BAR_SIZE: u64 = 4096;
+/// What the register at 0 holds.
+pub const IDENTIFICATION: u32 = 0x5646_5544;
+/// The longest copy, in bytes.
+pub const MAX_LENGTH: u32 = 1 << 20;
+/// How many copies wait for the device's thread at most.
+pub const MAX_WAITING: usize = 64;
+
+/// Offsets of the registers in BAR 0.
+pub mod register {
+    /// Identification.
+    pub const IDENTIFICATION: u64 = 0x00;
+    /// Address to read from.
+    pub const SOURCE: u64 = 0x08;
+    /// Address to write to.
+    pub const DESTINATION: u64 = 0x10;
+    /// Length in bytes.
+    pub const LENGTH: u64 = 0x18;
+    /// Starts a copy.
+    pub const COMMAND: u64 = 0x20;
+    /// Copies that have ended.
+    pub const COUNT: u64 = 0x28;
+    /// How the last one ended.
+    pub const ERRNO: u64 = 0x2c;
+    /// Copies inside the read.
+    pub const COPY: u64 = 0x30;
+    /// The first byte of scratch.
+    pub const SCRATCH: u64 = 0x40;
+    /// The end of scratch.
+    pub const END: u64 = 0x100;
+}
+
+/// Values of the command register.
+pub mod command {
+    /// Copies inside the handler of the write.
+    pub const IN_HANDLER: u32 = 1;
+    /// Copies on the device's thread.
+    pub const ON_THREAD: u32 = 2;
+    /// Added to one of the others: raises INTA# at the end.
+    pub const INTERRUPT: u32 = 1 << 8;
+}
+
+/// The configuration space: one BAR, INTA#.
+pub fn pci() -> Pci {
+    Pci::endpoint(VENDOR, DEVICE)
+        .class(0xff_00_00)
+        .subsystem(VENDOR, DEVICE)
+        .bar(0, Bar::mem32(BAR_SIZE))
+        .intx(Pin::A)
+}
+
+/// The device. It has no thread until a driver first asks for a copy on it.
+#[derive(Debug)]
+pub struct DmaTest {
+    inner: Arc<Inner>,
+}
+
+impl DmaTest {
+    /// A device in its state after power-on.
+    pub fn new(handle: Handle) -> Self {
+        DmaTest { inner: Arc::new(Inner::new(handle)) }
+    }
+}
+
+impl SharedDevice for DmaTest {
+    fn region_read(&self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
+        let mut state = self.inner.lock();
+        match state.registers.before_read(at.offset, data.len())? {
+            Some(Effect::Copy(job)) => {
+                let generation = state.generation;
+                drop(state);
+                copy::run(&self.inner, &job, generation);
+                state = self.inner.lock();
+            }
+            Some(Effect::Acknowledge) => self.inner.set_pin(&mut state, false),
+            Some(Effect::Queue(_)) | None => {}
+        }
+        state.registers.read(at.offset, data)
+    }
+
+    fn region_write(&self, at: Access, data: &[u8]) -> Result<(), Fault> {
+        let mut state = self.inner.lock();
+        match state.registers.write(at.offset, data)? {
+            Some(Effect::Copy(job)) => {
+                let generation = state.generation;
+                drop(state);
+                copy::run(&self.inner, &job, generation);
+            }
+            Some(Effect::Queue(job)) => copy::queue(&self.inner, &mut state, job),
+            Some(Effect::Acknowledge) | None => {}
+        }
+        Ok(())
+    }
+
+    fn reset(&self, _: Reset) {
+        self.inner.reset();
+    }
+}
+
+/// The same, with one handler at a time.
+impl Device for DmaTest {
+    fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
+        SharedDevice::region_read(self, at, data)
+    }
+
+    fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
+        SharedDevice::region_write(self, at, data)
+    }
+
+    fn reset(&mut self, kind: Reset) {
+        SharedDevice::reset(self, kind);
+    }
+}
+
+impl Drop for DmaTest {
+    /// The thread ends as soon as it has finished what it does; nobody waits for it.
+    fn drop(&mut self) {
+        let mut state = self.inner.lock();
+        state.drop_work();
+        state.stop = true;
+        self.inner.work.notify_one();
+    }
+}

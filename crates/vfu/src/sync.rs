@@ -1,0 +1,38 @@
+//! Locks, atomics, threads and the clock: everything by which threads of ours meet.
+//!
+//! They are the standard library's. Under `--cfg loom` and `--cfg shuttle` they are those of a
+//! model checker, which runs the same code in many orders; CONTRIBUTING.md says how. What never
+//! makes a thread wait, `Arc` and `OnceLock`, is the standard library's always.
+
+#[cfg(shuttle)]
+mod clock;
+#[cfg(shuttle)]
+mod condvar;
+pub(crate) mod kernel;
+
+#[cfg(not(any(loom, shuttle)))]
+mod chosen {
+    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use std::thread::Builder as ThreadBuilder;
+    pub(crate) use std::thread_local;
+    pub(crate) use std::time::Instant;
+}
+
+#[cfg(loom)]
+mod chosen {
+    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use loom::thread::Builder as ThreadBuilder;
+    pub(crate) use std::thread_local;
+    pub(crate) use std::time::Instant;
+}
+
+#[cfg(shuttle)]
+mod chosen {
+    pub(crate) use super::clock::Instant;
+    pub(crate) use super::condvar::Condvar;
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use shuttle::thread::Builder as ThreadBuilder;
+    pub(crate) use shuttle::thread_local;
+}
+
+pub(crate) use chosen::*;
