@@ -84,7 +84,7 @@ fn a_future_times_out_by_itself() {
         let vmm = Vmm::connect(&path).unwrap();
         vmm.enumerate().unwrap();
         let ram = vmm.message_ram(0, 4096).unwrap();
-        let _held = ram.hold();
+        ram.hold();
         let (sender, receiver) = std::sync::mpsc::channel();
         dma.read_then(0, 16, move |result| sender.send(result).unwrap());
         assert_eq!(receiver.recv().unwrap(), Err(DmaError::TimedOut));
