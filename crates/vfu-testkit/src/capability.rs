@@ -4,7 +4,7 @@ use std::fmt;
 
 use vfu::pci::regs;
 
-use crate::names;
+use vfu::pci::names;
 
 /// An entry of the capability list (PCI 6.7).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl fmt::Display for Capability {
                 f.write_str(if function_mask { ", masked" } else { "" })
             }
             Detail::Express { version, kind, flr } => {
-                write!(f, " v{version}: {}", names::express(kind))?;
+                write!(f, " v{version}: {}", names::express_type(kind))?;
                 f.write_str(if flr { ", Function Level Reset" } else { "" })
             }
             Detail::Vendor { len } => write!(f, ": {len} bytes"),
@@ -164,7 +164,7 @@ impl ExtendedCapability {
     pub(crate) fn decode(header: u32, offset: u16) -> ExtendedCapability {
         let id = (header & 0xffff) as u16;
         let version = (header >> 16 & 0xf) as u8;
-        ExtendedCapability { id, version, offset, name: names::extended(id) }
+        ExtendedCapability { id, version, offset, name: names::extended_capability(id) }
     }
 }
 

@@ -4,8 +4,9 @@ use std::fmt;
 
 use vfu::pci::BarKind;
 
-use crate::names;
+use crate::size::size;
 use crate::{Capability, Detail, ExtendedCapability};
+use vfu::pci::names;
 
 /// What enumeration found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl Function {
 
 impl fmt::Display for FunctionBar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BAR{}: {}, {}", self.index, self.kind, names::size(self.size))?;
+        write!(f, "BAR{}: {}, {}", self.index, self.kind, size(self.size))?;
         if self.prefetchable {
             f.write_str(", prefetchable")?;
         }
@@ -118,7 +119,7 @@ impl fmt::Display for Function {
         }
         lines.extend(self.bars.iter().map(FunctionBar::to_string));
         if self.rom_size > 0 {
-            lines.push(format!("expansion ROM: {}", names::size(self.rom_size)));
+            lines.push(format!("expansion ROM: {}", size(self.rom_size)));
         }
         if let Some(pin) = (b'A'..=b'D').nth(usize::from(self.interrupt_pin).wrapping_sub(1)) {
             lines.push(format!("interrupt pin {}", char::from(pin)));

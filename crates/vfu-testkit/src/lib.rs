@@ -32,11 +32,11 @@ mod function;
 mod interrupts;
 mod log;
 mod message_ram;
-mod names;
 mod ram;
 mod raw;
 mod raw_listener;
 mod serve;
+mod size;
 mod vmm;
 
 pub use capability::{Capability, Detail, ExtendedCapability};

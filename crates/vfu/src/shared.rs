@@ -103,6 +103,13 @@ impl Shared {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Configuration space and interrupts as at power-on.
+    pub(crate) fn power_on(&self) {
+        // The pin first: a raise that comes late then finds that the device wants none.
+        self.irqs.reset();
+        self.config().reset();
+    }
+
     /// Whether the device may send memory requests and messages.
     pub(crate) fn may_master(&self) -> bool {
         !self.needs_bus_master || self.bus_master.load(Ordering::Acquire)

@@ -21,8 +21,11 @@ fn c1a_commands_are_answered_while_dma_is_under_way() {
         for face in FACES {
             let read = face.read(&bench.handle, BASE + 64, 16);
             let (asked, address, count) = peer.asked();
-            let write = face.write(&bench.handle, BASE + 128, vec![7; 32]);
-            let (told, ..) = peer.told();
+            // On two sockets reads of registers wait for it (C11e).
+            let write = (!twin).then(|| {
+                let write = face.write(&bench.handle, BASE + 128, vec![7; 32]);
+                (write, peer.told().0)
+            });
             let commands: Vec<u8> = (0..100u16)
                 .flat_map(|i| [reg_write(2 * i, 8, &i.to_le_bytes()), reg_read(2 * i + 1, 8, 2)])
                 .flatten()
@@ -32,11 +35,14 @@ fn c1a_commands_are_answered_while_dma_is_under_way() {
                 done(&peer.main, 2 * i, Command::RegionWrite);
                 assert_eq!(reg_data(&peer.main, 2 * i + 1), i.to_le_bytes());
             }
-            assert!(!read.has_ended() && !write.has_ended(), "{face:?}");
+            assert!(!read.has_ended(), "{face:?}");
             peer.give(&asked, &read_reply(address, &bytes_at(address, count)));
-            peer.ack(&told, BASE + 128, 32);
             assert_eq!(read.end(), Ok(bytes_at(BASE + 64, 16)), "{face:?} {style:?} {twin}");
-            assert_eq!(write.end(), Ok(()), "{face:?} {style:?} {twin}");
+            if let Some((write, told)) = write {
+                assert!(!write.has_ended(), "{face:?}");
+                peer.ack(&told, BASE + 128, 32);
+                assert_eq!(write.end(), Ok(()), "{face:?} {style:?} {twin}");
+            }
             peer.is_quiet();
         }
     }

@@ -3,8 +3,8 @@
 use vfu::pci::regs;
 
 use super::header::Space;
-use super::names;
 use super::report::{Capability, Detail, Extended, Place};
+use vfu::pci::names;
 
 /// The lowest place of a capability, and what its offset is a multiple of (PCI 6.7).
 const FIRST: u8 = 0x40;

@@ -3,8 +3,8 @@
 use vfu::pci::{BARS, regs};
 
 use super::capabilities;
-use super::names;
 use super::report::{Bar, BarKind, Class, Config, Register, Rom, Subsystem};
+use vfu::pci::names;
 
 /// Bytes of configuration space; beyond their end there are ones, as on a bus.
 #[derive(Clone, Copy)]
@@ -86,7 +86,7 @@ pub(super) fn decode(
             device: space.u16(regs::SUBSYSTEM_ID),
         }),
         revision: space.u8(regs::REVISION_ID),
-        class: Class { code: class, name: names::class((class >> 16) as u8, (class >> 8) as u8) },
+        class: Class { code: class, name: names::class(class) },
         command: register(space.u16(regs::COMMAND), &COMMAND),
         status: register(space.u16(regs::STATUS), &STATUS),
         header_type: header_type & !MULTIFUNCTION,

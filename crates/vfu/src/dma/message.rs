@@ -140,10 +140,13 @@ impl Pipeline {
         asker: &Asker<'_>,
     ) -> Result<Option<Ticket>, DmaError> {
         let (address, count) = (self.at(range.start), range.len() as u64);
+        let timeout = asker.left();
+        if timeout.is_some_and(|left| left.is_zero()) {
+            return Err(DmaError::TimedOut);
+        }
         let gone =
             || self.region.retired.load(Ordering::SeqCst) || self.shared.epoch() != self.epoch;
-        let about =
-            About { range: Some((address, count)), gone: Some(&gone), timeout: asker.left() };
+        let about = About { range: Some((address, count)), gone: Some(&gone), timeout };
         with_scratch(|head| {
             let link = &self.live.link;
             let ticket = match buffer {

@@ -172,7 +172,8 @@ impl Region {
         let mut slot = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
         // First the waker, then the look: who releases does it the other way round.
         *slot = Some(waker.clone());
-        let unused = self.users.load(Ordering::SeqCst) == 0;
+        // A read that writes: either it sees the last release, or that sees what was before it.
+        let unused = self.users.fetch_add(0, Ordering::SeqCst) == 0;
         if unused {
             *slot = None;
         }

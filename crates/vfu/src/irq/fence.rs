@@ -39,11 +39,11 @@ impl Wake for Fenced {
             Raise::Vector(index, vector) => {
                 let _no_longer_enabled = self.shared.irqs.trigger(index, vector);
             }
-            Raise::Pin if self.shared.irqs.wants_pin() => {
-                self.shared.config().set_interrupt_status(true);
-                self.shared.irqs.set_pin(true);
+            Raise::Pin => {
+                self.shared
+                    .irqs
+                    .follow_pin(true, |up| self.shared.config().set_interrupt_status(up));
             }
-            Raise::Pin => {}
         }
     }
 }

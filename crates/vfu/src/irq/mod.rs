@@ -128,7 +128,6 @@ impl Intx {
         if up && fence::after_writes(&self.shared, Raise::Pin) {
             return;
         }
-        self.shared.config().set_interrupt_status(up);
-        self.shared.irqs.set_pin(up);
+        self.shared.irqs.follow_pin(up, |up| self.shared.config().set_interrupt_status(up));
     }
 }

@@ -88,27 +88,20 @@ impl Irqs {
         self.wanted.store(up, Ordering::SeqCst);
     }
 
-    pub(super) fn wants_pin(&self) -> bool {
-        self.wanted.load(Ordering::SeqCst)
-    }
-
-    #[cfg(all(test, loom))]
-    pub(super) fn pin(&self) -> bool {
-        self.lock().pin
-    }
-
-    /// Sets the level of the pin.
-    pub(crate) fn set_pin(&self, up: bool) {
+    /// Brings the pin to a level, and `status`, the bit that shows it, unless the device has asked
+    /// for the other level meanwhile: then whoever asked for that does it.
+    pub(super) fn follow_pin(&self, up: bool, status: impl FnOnce(bool)) {
         let mut state = self.lock();
-        let rises = up && !state.pin;
-        state.pin = up;
-        if rises {
-            state.signal_pin();
-        } else if !up {
-            if let Some(vector) = state.vectors[0].first_mut() {
-                vector.pending = false;
-            }
+        if self.wanted.load(Ordering::SeqCst) == up {
+            status(up);
+            state.set_pin(up);
         }
+    }
+
+    /// The level that the device wants, and the pin's.
+    #[cfg(all(test, loom))]
+    pub(super) fn levels(&self) -> (bool, bool) {
+        (self.wanted.load(Ordering::SeqCst), self.lock().pin)
     }
 
     /// Interrupt Disable has changed.
@@ -188,6 +181,18 @@ impl Irqs {
 }
 
 impl State {
+    fn set_pin(&mut self, up: bool) {
+        let rises = up && !self.pin;
+        self.pin = up;
+        if rises {
+            self.signal_pin();
+        } else if !up {
+            if let Some(vector) = self.vectors[0].first_mut() {
+                vector.pending = false;
+            }
+        }
+    }
+
     /// Tells the client of the pin, if it is up and nothing holds it back. The pin then masks
     /// itself (AUTOMASKED): the client hears of it again after it has unmasked it.
     fn signal_pin(&mut self) {

@@ -6,8 +6,10 @@
 //! happen that a blind thread would have to know of; when that changes while one is blind, a helper
 //! thread waits in its place until it comes back.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use vfu_proto::session::Channel;
 
 use super::{Link, State, Wake};
 use crate::sync::atomic::Ordering;
@@ -19,10 +21,11 @@ impl Link {
         let _already_set = self.loop_wake.set(wake.clone());
     }
 
-    /// What wakes a thread that polls. Made before the thread unlocks the state, so that nobody can
-    /// change that and find nothing to wake it with.
-    pub(super) fn poll_wake(&self) -> Option<&Wake> {
-        self.wake.get_or_init(|| Wake::new().ok()).as_ref()
+    /// What wakes the thread that polls `channel`, and perhaps the other one. Each has its own: two
+    /// threads may poll at once, and one must not take the other's wake-up. Made before the thread
+    /// unlocks the state, so that nobody can change that and find nothing to wake it with.
+    pub(super) fn poll_wake(&self, channel: Channel) -> Option<&Wake> {
+        self.wakes[channel as usize].get_or_init(|| Wake::new().ok()).as_ref()
     }
 
     /// Somebody may have to be told, or woken, by what has just been done to the session.
@@ -38,7 +41,7 @@ impl Link {
 
     /// Has whoever polls the sockets look at the session again.
     pub(super) fn nudge(&self) {
-        if let Some(Some(wake)) = self.wake.get() {
+        for wake in self.wakes.iter().filter_map(OnceLock::get).flatten() {
             wake.wake();
         }
         self.wake_loop();

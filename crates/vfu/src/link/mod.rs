@@ -65,8 +65,8 @@ pub(crate) struct Link {
     outboxes: [Mutex<Outbox>; 2],
     /// Bytes that wait in each outbox, to be seen without its lock.
     unsent: [AtomicUsize; 2],
-    /// Ends the wait of threads of ours that poll the sockets; made for the first that does.
-    wake: OnceLock<Option<Wake>>,
+    /// Ends the wait of a thread of ours that polls the sockets; see `poll_wake`.
+    wakes: [OnceLock<Option<Wake>>; 2],
     /// Ends the wait of an event loop.
     loop_wake: OnceLock<Arc<Wake>>,
     /// The executor has something to do besides commands.
@@ -158,7 +158,7 @@ impl Link {
             changed: Condvar::new(),
             outboxes: Default::default(),
             unsent: Default::default(),
-            wake: OnceLock::new(),
+            wakes: Default::default(),
             loop_wake: OnceLock::new(),
             kicked: AtomicBool::new(false),
             open_answers: AtomicUsize::new(0),

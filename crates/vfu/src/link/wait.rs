@@ -38,6 +38,13 @@ struct Reading {
     fds: Vec<OwnedFd>,
 }
 
+impl Reading {
+    /// The first channel that is read: nobody else reads it, so nobody else uses its wake-up.
+    fn first(&self) -> Channel {
+        if self.framers[Channel::Main as usize].is_some() { Channel::Main } else { Channel::Twin }
+    }
+}
+
 impl Link {
     /// Waits until `look` finds what it looks for, and moves the session on meanwhile.
     ///
@@ -80,7 +87,7 @@ impl Link {
                     state.blind = blind;
                     state.looks_up = until.filter(|_| !blind);
                     if !blind {
-                        self.poll_wake();
+                        self.poll_wake(reading.first());
                     }
                     drop(state);
                     let (state, came) = self.read(reading, until, blind);
@@ -197,24 +204,36 @@ impl Link {
         !both && !self.has_unsent() && until.is_none_or(in_time)
     }
 
-    /// In place of a thread that is blind: sees to deadlines, and to what waits to be sent.
+    /// In place of a thread that is blind: sees to deadlines, to what waits to be sent, and to replies
+    /// on the other channel.
     pub(super) fn wait_while_blind(&self) {
         let mut state = self.lock();
         while state.blind && state.session.closed().is_none() {
             let until = self.next_deadline(&state);
             state.looks_up = until;
-            state = if self.has_unsent() {
-                drop(state);
-                self.wait_writable(until);
-                self.lock()
-            } else {
-                self.sleep(state, until)
+            let on = state.session.request_channel();
+            let neglected = self.is_neglected(&state);
+            let reading = neglected.then(|| self.take_framers(&mut state, on, true)).flatten();
+            state = match reading {
+                Some(reading) => {
+                    self.poll_wake(reading.first());
+                    drop(state);
+                    self.read(reading, until, false).0
+                }
+                None if self.has_unsent() => {
+                    drop(state);
+                    self.wait_writable(until);
+                    self.lock()
+                }
+                None => self.sleep(state, until),
             };
-            if self.is_overdue(&mut state) || self.expire(&mut state) {
+            if self.is_overdue(&mut state) || self.expire(&mut state) || state.session.has_woken() {
                 self.release(state);
                 state = self.lock();
             }
         }
+        // Who was blind sees again, and may not yet know what we have left.
+        self.nudge();
     }
 
     /// Waits until a channel that we read can be read, or an outbox written, and flushes that; or
@@ -228,7 +247,7 @@ impl Link {
             let socket = self.socket(channel).as_fd();
             (!flags.is_empty()).then(|| PollFd::from_borrowed_fd(socket, flags))
         };
-        let wake = self.poll_wake();
+        let wake = self.poll_wake(reading.first());
         // Without one (the system is out of descriptors) we look up by ourselves.
         let soon = self.now() + Duration::from_millis(50);
         let until = if wake.is_some() { until } else { earliest([until, Some(soon)]) };

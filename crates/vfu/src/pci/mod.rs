@@ -34,6 +34,7 @@ mod effects;
 mod error;
 mod header;
 mod msix_table;
+pub mod names;
 mod registers;
 pub mod regs;
 mod snapshot;

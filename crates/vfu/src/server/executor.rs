@@ -348,8 +348,7 @@ impl Executor {
         self.shared.next_epoch();
         self.shared.set_bus_master(false);
         link.cancel(None);
-        self.shared.config().reset();
-        self.shared.irqs.reset();
+        self.shared.power_on();
         if let Some((_, table)) = &self.msix {
             table.lock().unwrap_or_else(PoisonError::into_inner).reset();
         }
