@@ -130,13 +130,34 @@ impl From<RequestError> for DmaError {
 /// device. A range may span adjacent mappings of different kinds; permission is checked for the
 /// whole before any byte moves.
 ///
-/// Memory that the peer shared by file descriptor is copied directly. The rest moves by DMA_READ
-/// and DMA_WRITE messages (specification, sections "DMA Read" and "DMA Write"), and the calls block
-/// until the peer has answered, at most for the session's reply timeout (2 s by default).
+/// Memory that the peer shared by file descriptor is copied directly, or
+/// [leased](Self::lease). The rest moves by DMA_READ and DMA_WRITE messages (specification,
+/// sections "VFIO_USER_DMA_READ" and "VFIO_USER_DMA_WRITE"), in pieces that the peer can take, several
+/// of them under way at once. There are three ways to wait for them:
 ///
-/// **QEMU** can't answer such a message while it waits for one of its own: a handler that calls
-/// these for memory that is not shared holds up the very access it serves. Do it from another
-/// thread, or share the guest's memory (`memory-backend-memfd,share=on`).
+/// | way | for |
+/// |---|---|
+/// | [`read`](Self::read), [`write`](Self::write) | threads: they block |
+/// | [`read_async`](Self::read_async), [`write_async`](Self::write_async) | tasks of any executor |
+/// | [`read_then`](Self::read_then), [`write_then`](Self::write_then) | callbacks |
+///
+/// Every one ends, whatever the peer does: with its reply, after the session's reply timeout
+/// ([`DmaError::TimedOut`], 2 s by default), with a reset of the device or the end of the mapping
+/// ([`DmaError::Canceled`]), or with the session. A reply that comes later changes nothing.
+///
+/// # In a handler
+///
+/// The handler of an access may call the blocking ways, too. The client's next commands wait
+/// meanwhile, unless the device is a [`SharedDevice`](crate::SharedDevice); the client's own access
+/// waits in any case. All DMA of one call of a handler may take 4 s together
+/// ([`Limits::handler_timeout`](crate::Limits)), and a reset that is queued behind it ends it.
+/// From a callback that tells of a reset or an unmap it is refused ([`DmaError::Busy`]).
+///
+/// **QEMU** answers no DMA message while it waits for an answer to an access of its own. So DMA by
+/// message inside the handler of an access that the driver waits for ends with
+/// [`DmaError::TimedOut`], and after that the guest goes on. In the handler of a posted write (which
+/// memory BARs get) it works for a `SharedDevice`. On another thread it always works, and so it does
+/// for memory that is shared (`memory-backend-memfd,share=on`).
 #[derive(Clone, Debug)]
 pub struct Dma {
     shared: Arc<Shared>,
