@@ -1,4 +1,4 @@
-//! The checks of the tables in PROTOCOL.md that need nothing but the message: what is refused, and
+//! The checks that need nothing but the message: what is refused, and
 //! what must be taken although it looks odd.
 
 use vfu_proto::wire::*;

@@ -1,4 +1,4 @@
-//! Bytes captured from real peers (PROTOCOL.md section 16), parsed and where they could be ours
+//! Bytes captured from real peers, parsed and where they could be ours
 //! emitted again.
 
 use vfu_proto::wire::*;

@@ -1,4 +1,4 @@
-//! VERSION and its JSON: what is taken, what is refused (PROTOCOL.md section 4).
+//! VERSION and its JSON: what is taken, what is refused.
 
 use vfu_proto::wire::{Capabilities, Errno, MAX_JSON_LEN, MigrationCaps, TwinSocket, Version};
 

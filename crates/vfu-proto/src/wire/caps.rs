@@ -1,4 +1,4 @@
-//! The capabilities that VERSION carries as JSON (PROTOCOL.md 4.1).
+//! The capabilities that VERSION carries as JSON (specification, "Version Data Format").
 
 use serde::Serialize;
 use serde_json::{Map, Value};

@@ -4,7 +4,7 @@ use std::fmt;
 
 macro_rules! commands {
     ($($(#[$meta:meta])* $variant:ident = $value:literal, $name:literal;)*) => {
-        /// A command of the protocol (PROTOCOL.md section 6).
+        /// A command of the protocol (specification, "Commands").
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
         #[repr(u16)]
         pub enum Command {

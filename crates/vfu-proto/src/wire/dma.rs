@@ -1,4 +1,4 @@
-//! DMA_MAP and DMA_UNMAP (PROTOCOL.md 7.1, 7.2).
+//! DMA_MAP and DMA_UNMAP (specification, VFIO_USER_DMA_MAP, VFIO_USER_DMA_UNMAP).
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

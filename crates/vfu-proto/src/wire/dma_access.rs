@@ -1,4 +1,5 @@
-//! DMA_READ and DMA_WRITE: the device uses the client's memory by message (PROTOCOL.md 7.3).
+//! DMA_READ and DMA_WRITE: the device uses the client's memory by message (specification,
+//! VFIO_USER_DMA_READ, VFIO_USER_DMA_WRITE).
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

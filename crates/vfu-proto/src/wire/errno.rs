@@ -5,7 +5,7 @@ use std::fmt;
 /// A UNIX error number, 1 to 4095, with the values of Linux.
 ///
 /// The values are the same on every architecture that the protocol is used on, so they are defined
-/// here and not taken from the system. PROTOCOL.md 2.3: an error reply must carry 1..=4095.
+/// here and not taken from the system. An error reply carries 1..=4095.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(u16);
 

@@ -1,4 +1,4 @@
-//! The request DEVICE_FEATURE (PROTOCOL.md section 11, and 12.6 for dirty page logging).
+//! The request DEVICE_FEATURE (specification, VFIO_USER_DEVICE_FEATURE).
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,4 +1,4 @@
-//! The reply to DEVICE_FEATURE (PROTOCOL.md section 11).
+//! The reply to DEVICE_FEATURE (specification, VFIO_USER_DEVICE_FEATURE).
 
 use zerocopy::little_endian::U64;
 

@@ -1,4 +1,4 @@
-//! The 16 bytes in front of every message (PROTOCOL.md section 2).
+//! The 16 bytes in front of every message (specification, "Header").
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

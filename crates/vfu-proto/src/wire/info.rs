@@ -1,4 +1,5 @@
-//! DEVICE_GET_INFO and DEVICE_GET_REGION_INFO (PROTOCOL.md 8.1, 8.2).
+//! DEVICE_GET_INFO and DEVICE_GET_REGION_INFO (specification, VFIO_USER_DEVICE_GET_INFO,
+//! VFIO_USER_DEVICE_GET_REGION_INFO).
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

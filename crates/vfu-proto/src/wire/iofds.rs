@@ -1,4 +1,4 @@
-//! DEVICE_GET_REGION_IO_FDS (PROTOCOL.md 8.3).
+//! DEVICE_GET_REGION_IO_FDS (specification, VFIO_USER_DEVICE_GET_REGION_IO_FDS).
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,4 +1,5 @@
-//! DEVICE_GET_IRQ_INFO and DEVICE_SET_IRQS (PROTOCOL.md section 9).
+//! DEVICE_GET_IRQ_INFO and DEVICE_SET_IRQS (specification, VFIO_USER_DEVICE_GET_IRQ_INFO,
+//! VFIO_USER_DEVICE_SET_IRQS).
 
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,4 +1,5 @@
-//! Migration states and the two commands that move the stream (PROTOCOL.md section 12).
+//! Migration states and the two commands that move the stream (specification, VFIO_USER_MIG_DATA_READ,
+//! VFIO_USER_MIG_DATA_WRITE; states as in the kernel's VFIO).
 
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -67,7 +68,7 @@ impl DeviceState {
     }
 }
 
-/// The next state on the shortest way (PROTOCOL.md 12.3); `None` when the way is at its end. Ask
+/// The next state on the shortest way (as the kernel's VFIO finds it); `None` when the way is at its end. Ask
 /// again from there until it is. A device without `PreCopy` must refuse that state by itself.
 ///
 /// # Errors

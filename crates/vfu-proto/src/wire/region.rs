@@ -1,4 +1,4 @@
-//! REGION_READ and REGION_WRITE (PROTOCOL.md 10.1).
+//! REGION_READ and REGION_WRITE (specification, VFIO_USER_REGION_READ, VFIO_USER_REGION_WRITE).
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

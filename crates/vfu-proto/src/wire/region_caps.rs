@@ -1,4 +1,4 @@
-//! The chain of capabilities behind a region's info (PROTOCOL.md 8.2).
+//! The chain of capabilities behind a region's info (specification, VFIO_USER_DEVICE_GET_REGION_INFO).
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,4 +1,4 @@
-//! VERSION: the first message of each side (PROTOCOL.md section 4).
+//! VERSION: the first message of each side (specification, VFIO_USER_VERSION).
 
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,4 +1,4 @@
-//! REGION_WRITE_MULTI: many small writes in one message (PROTOCOL.md 10.2).
+//! REGION_WRITE_MULTI: many small writes in one message (specification, VFIO_USER_REGION_WRITE_MULTI).
 
 use std::fmt;
 

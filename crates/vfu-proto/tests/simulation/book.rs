@@ -13,10 +13,10 @@ use super::net::Sent;
 
 /// Counts how often it was woken.
 #[derive(Debug, Default)]
-pub struct Flag(AtomicU32);
+pub(super) struct Flag(AtomicU32);
 
 impl Flag {
-    pub fn count(&self) -> u32 {
+    pub(super) fn count(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -29,7 +29,7 @@ impl Wake for Flag {
 
 /// What an asker wants to know, and what the answer has to be.
 #[derive(Debug)]
-pub enum Ask {
+pub(super) enum Ask {
     RegionRead { expect: Vec<u8> },
     RegionWrite,
     Doorbell,
@@ -41,7 +41,7 @@ pub enum Ask {
 }
 
 #[derive(Debug)]
-pub enum State {
+pub(super) enum State {
     Waiting,
     Done { reply: Rc<Sent>, after: u64 },
     Failed { why: Abort, owed: bool },
@@ -49,25 +49,25 @@ pub enum State {
 }
 
 #[derive(Debug)]
-pub struct Request {
-    pub ticket: Ticket,
-    pub serial: u64,
-    pub command: Command,
-    pub deadline: Option<u64>,
-    pub range: Option<(u64, u64)>,
-    pub state: State,
-    pub ask: Ask,
+pub(super) struct Request {
+    pub(super) ticket: Ticket,
+    pub(super) serial: u64,
+    pub(super) command: Command,
+    pub(super) deadline: Option<u64>,
+    pub(super) range: Option<(u64, u64)>,
+    pub(super) state: State,
+    pub(super) ask: Ask,
     /// A handler waits for it.
-    pub by_handler: bool,
-    pub waker: Option<Arc<Flag>>,
+    pub(super) by_handler: bool,
+    pub(super) waker: Option<Arc<Flag>>,
 }
 
 impl Request {
-    pub fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         matches!(self.state, State::Waiting)
     }
 
-    pub fn is_owed(&self) -> bool {
+    pub(super) fn is_owed(&self) -> bool {
         matches!(self.state, State::Failed { owed: true, .. } | State::Zombie)
     }
 
@@ -80,14 +80,14 @@ impl Request {
 
 /// Waits for the writes with serial numbers up to `upto`.
 #[derive(Debug)]
-pub struct Fence {
-    pub upto: u64,
-    pub flag: Arc<Flag>,
+pub(super) struct Fence {
+    pub(super) upto: u64,
+    pub(super) flag: Arc<Flag>,
 }
 
 /// What has to become of a message.
 #[derive(Debug)]
-pub enum Expected {
+pub(super) enum Expected {
     Queued,
     Completed(Ticket),
     Refused(Errno),
@@ -96,26 +96,26 @@ pub enum Expected {
 }
 
 #[derive(Debug)]
-pub struct Book {
-    pub role: Role,
-    pub twin: bool,
-    pub limits: Limits,
+pub(super) struct Book {
+    pub(super) role: Role,
+    pub(super) twin: bool,
+    pub(super) limits: Limits,
     /// Those whose outcome was not given yet, or whose reply is owed.
-    pub requests: Vec<Request>,
-    pub serial: u64,
-    pub queue: VecDeque<Rc<Sent>>,
-    pub executed: u64,
-    pub executing: bool,
-    pub closed: Option<Closed>,
-    pub counters: Counters,
-    pub room_wakers: Vec<Arc<Flag>>,
-    pub fences: Vec<Fence>,
+    pub(super) requests: Vec<Request>,
+    pub(super) serial: u64,
+    pub(super) queue: VecDeque<Rc<Sent>>,
+    pub(super) executed: u64,
+    pub(super) executing: bool,
+    pub(super) closed: Option<Closed>,
+    pub(super) counters: Counters,
+    pub(super) room_wakers: Vec<Arc<Flag>>,
+    pub(super) fences: Vec<Fence>,
     /// Some tickets that mean nothing any more.
-    pub spent: [Option<Ticket>; 8],
+    pub(super) spent: [Option<Ticket>; 8],
 }
 
 impl Book {
-    pub fn new(role: Role, twin: bool, limits: Limits) -> Book {
+    pub(super) fn new(role: Role, twin: bool, limits: Limits) -> Book {
         Book {
             role,
             twin,
@@ -133,45 +133,45 @@ impl Book {
         }
     }
 
-    pub fn request_channel(&self) -> Channel {
+    pub(super) fn request_channel(&self) -> Channel {
         if self.twin && self.role == Role::Server { Channel::Twin } else { Channel::Main }
     }
 
-    pub fn command_channel(&self) -> Channel {
+    pub(super) fn command_channel(&self) -> Channel {
         if self.twin && self.role == Role::Client { Channel::Twin } else { Channel::Main }
     }
 
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.requests.iter().filter(|r| r.is_waiting()).count()
     }
 
-    pub fn zombies(&self) -> usize {
+    pub(super) fn zombies(&self) -> usize {
         self.requests.iter().filter(|r| r.is_owed()).count()
     }
 
-    pub fn queued_bytes(&self) -> usize {
+    pub(super) fn queued_bytes(&self) -> usize {
         self.queue.iter().map(|s| s.header.size as usize).sum()
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.queue.len() >= self.limits.queued_commands
             || self.queued_bytes() >= self.limits.queued_bytes
     }
 
-    pub fn reset_is_queued(&self) -> bool {
+    pub(super) fn reset_is_queued(&self) -> bool {
         self.queue.iter().any(|s| s.header.command == Command::DeviceReset.as_u16())
     }
 
-    pub fn next_deadline(&self) -> Option<u64> {
+    pub(super) fn next_deadline(&self) -> Option<u64> {
         self.requests.iter().filter(|r| r.is_waiting()).filter_map(|r| r.deadline).min()
     }
 
-    pub fn has_writes(&self, upto: u64) -> bool {
+    pub(super) fn has_writes(&self, upto: u64) -> bool {
         let write = |r: &Request| r.command == Command::DmaWrite && r.serial <= upto;
         self.requests.iter().any(|r| r.is_waiting() && write(r))
     }
 
-    pub fn arrive(&mut self, channel: Channel, sent: &Rc<Sent>, honest: bool) -> Expected {
+    pub(super) fn arrive(&mut self, channel: Channel, sent: &Rc<Sent>, honest: bool) -> Expected {
         match sent.header.kind() {
             Some(Kind::Reply) => self.arrive_reply(channel, sent, honest),
             _ => self.arrive_command(channel, sent),
@@ -238,7 +238,7 @@ impl Book {
     }
 
     /// What [`Session::outcome`] has to say; the ask, if it says anything.
-    pub fn outcome(&mut self, ticket: Ticket) -> Option<(Request, bool)> {
+    pub(super) fn outcome(&mut self, ticket: Ticket) -> Option<(Request, bool)> {
         let at = self.requests.iter().position(|r| r.ticket == ticket)?;
         let ordered = self.role == Role::Client && !self.twin && self.closed.is_none();
         match self.requests[at].state {
@@ -263,7 +263,7 @@ impl Book {
         }
     }
 
-    pub fn forget(&mut self, ticket: Ticket) {
+    pub(super) fn forget(&mut self, ticket: Ticket) {
         if let Some(request) = self.requests.iter_mut().find(|r| r.ticket == ticket) {
             if request.is_waiting() || request.is_owed() {
                 request.state = State::Zombie;
@@ -283,7 +283,7 @@ impl Book {
         failed
     }
 
-    pub fn cancel(&mut self, range: Option<(u64, u64)>) -> usize {
+    pub(super) fn cancel(&mut self, range: Option<(u64, u64)>) -> usize {
         let about = |r: &Request| range.is_none_or(|(start, len)| r.overlaps(start, len));
         let canceled = self.fail(Abort::Canceled, true, about);
         self.counters.canceled += canceled as u64;
@@ -291,7 +291,7 @@ impl Book {
         canceled
     }
 
-    pub fn expire(&mut self, now: u64) -> usize {
+    pub(super) fn expire(&mut self, now: u64) -> usize {
         let late = self.fail(Abort::TimedOut, true, |r| r.deadline.is_some_and(|d| d <= now));
         self.counters.timeouts += late as u64;
         self.bound_zombies();
@@ -304,7 +304,7 @@ impl Book {
         }
     }
 
-    pub fn close(&mut self, why: Closed) {
+    pub(super) fn close(&mut self, why: Closed) {
         if self.closed.is_none() {
             self.fail(Abort::Closed, false, |_| true);
             if why != Closed::Disconnected {

@@ -7,23 +7,23 @@ use vfu_proto::wire::Header;
 
 /// What a message was when it was sent: the truth that everything later is compared with.
 #[derive(Debug)]
-pub struct Sent {
-    pub header: Header,
-    pub payload: Vec<u8>,
-    pub fds: Vec<u32>,
+pub(super) struct Sent {
+    pub(super) header: Header,
+    pub(super) payload: Vec<u8>,
+    pub(super) fds: Vec<u32>,
     /// The serial number of the request that this is, or that this answers.
-    pub serial: Option<u64>,
+    pub(super) serial: Option<u64>,
     /// DMA_WRITEs that the server had sent before.
-    pub writes_before: u64,
+    pub(super) writes_before: u64,
     /// A message that an honest peer would not send.
-    pub bogus: bool,
+    pub(super) bogus: bool,
 }
 
 /// A stream of bytes in one direction.
 #[derive(Debug, Default)]
-pub struct Stream {
+pub(super) struct Stream {
     /// Messages that the receiver has not taken off the stream yet.
-    pub log: VecDeque<Rc<Sent>>,
+    pub(super) log: VecDeque<Rc<Sent>>,
     /// What the sender's socket has not taken yet: one `sendmsg` each.
     unsent: VecDeque<Chunk>,
     unsent_bytes: usize,
@@ -32,9 +32,9 @@ pub struct Stream {
     head: usize,
     writes: VecDeque<(usize, Vec<u32>)>,
     /// How much the socket takes before the receiver has to read.
-    pub room: usize,
+    pub(super) room: usize,
     /// Nothing can be sent any more; the receiver sees the end after what is there.
-    pub ended: bool,
+    pub(super) ended: bool,
 }
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ struct Chunk {
 
 impl Stream {
     /// Queues a message for sending.
-    pub fn push(&mut self, sent: &Rc<Sent>) {
+    pub(super) fn push(&mut self, sent: &Rc<Sent>) {
         let mut bytes = Vec::with_capacity(16 + sent.payload.len());
         bytes.extend_from_slice(&sent.header.emit());
         bytes.extend_from_slice(&sent.payload);
@@ -55,12 +55,12 @@ impl Stream {
         self.log.push_back(sent.clone());
     }
 
-    pub fn unsent(&self) -> usize {
+    pub(super) fn unsent(&self) -> usize {
         self.unsent_bytes
     }
 
     /// Sends up to `max` bytes. `Err`: the socket is gone.
-    pub fn flush(&mut self, mut max: usize) -> Result<usize, ()> {
+    pub(super) fn flush(&mut self, mut max: usize) -> Result<usize, ()> {
         let mut moved = 0;
         while let Some(chunk) = self.unsent.front_mut() {
             let room = self.room.saturating_sub(self.bytes.len() - self.head);
@@ -85,7 +85,7 @@ impl Stream {
     }
 
     /// One `recvmsg`: it goes on over several writes, and ends with one that carries descriptors.
-    pub fn receive(&mut self, space: &mut [u8]) -> (usize, Vec<u32>) {
+    pub(super) fn receive(&mut self, space: &mut [u8]) -> (usize, Vec<u32>) {
         let mut got = 0;
         while got < space.len() {
             let Some((len, fds)) = self.writes.front_mut() else { break };
@@ -111,12 +111,12 @@ impl Stream {
     }
 
     /// Bytes that can be received.
-    pub fn arrived(&self) -> usize {
+    pub(super) fn arrived(&self) -> usize {
         self.bytes.len() - self.head
     }
 
     /// The connection is lost; of what was on its way `keep` bytes still arrive.
-    pub fn cut(&mut self, keep: usize) {
+    pub(super) fn cut(&mut self, keep: usize) {
         let mut left = keep.min(self.arrived());
         self.bytes.truncate(self.head + left);
         self.writes.retain_mut(|(len, _)| {
@@ -128,14 +128,14 @@ impl Stream {
     }
 
     /// The sender has closed its end.
-    pub fn hang_up(&mut self) {
+    pub(super) fn hang_up(&mut self) {
         self.unsent.clear();
         self.unsent_bytes = 0;
         self.ended = true;
     }
 
     /// Nothing is on its way.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.arrived() == 0 && self.unsent_bytes == 0
     }
 }

@@ -13,23 +13,23 @@ use vfu_proto::wire::Header;
 use super::book::{Ask, Book, Expected, Fence, Flag, Request, State};
 use super::net::{Sent, Stream};
 
-pub fn time(nanos: u64) -> Time {
+pub(super) fn time(nanos: u64) -> Time {
     Time::at(Duration::from_nanos(nanos))
 }
 
 #[derive(Debug)]
-pub struct Side {
-    pub engine: Session<u32>,
-    pub book: Book,
-    pub framers: [Framer<u32>; 2],
+pub(super) struct Side {
+    pub(super) engine: Session<u32>,
+    pub(super) book: Book,
+    pub(super) framers: [Framer<u32>; 2],
     /// Refusals to send.
-    pub refusals: Vec<(Channel, Header)>,
+    pub(super) refusals: Vec<(Channel, Header)>,
     woken: Vec<Waker>,
     honest: bool,
 }
 
 impl Side {
-    pub fn new(role: Role, twin: bool, limits: Limits, honest: bool) -> Side {
+    pub(super) fn new(role: Role, twin: bool, limits: Limits, honest: bool) -> Side {
         let mut engine = Session::new(role, limits.clone());
         if twin {
             engine.add_twin();
@@ -40,7 +40,7 @@ impl Side {
     }
 
     /// One receive of up to `max` bytes, and what comes of it. False if nothing could be done.
-    pub fn deliver(&mut self, channel: Channel, stream: &mut Stream, max: usize) -> bool {
+    pub(super) fn deliver(&mut self, channel: Channel, stream: &mut Stream, max: usize) -> bool {
         if self.book.closed.is_some() || self.engine.is_paused(channel) {
             return false;
         }
@@ -105,7 +105,7 @@ impl Side {
     }
 
     /// Enters a request.
-    pub fn start(
+    pub(super) fn start(
         &mut self,
         request: (vfu_proto::wire::Command, Ask),
         deadline: Option<u64>,
@@ -118,8 +118,7 @@ impl Side {
         let ticket = match started {
             Ok(ticket) => ticket,
             Err(why) => {
-                let expected =
-                    if self.book.closed.is_some() { Start::Closed } else { Start::Full };
+                let expected = if self.book.closed.is_some() { Start::Closed } else { Start::Full };
                 assert_eq!(why, expected);
                 assert!(full || why == Start::Closed, "refused though there is room");
                 return None;
@@ -138,7 +137,7 @@ impl Side {
     }
 
     /// An id for a command that nobody answers.
-    pub fn start_posted(&mut self) -> Option<u16> {
+    pub(super) fn start_posted(&mut self) -> Option<u16> {
         let id = self.engine.start_posted();
         assert_eq!(id.is_err(), self.book.closed.is_some());
         let id = id.ok()?;
@@ -152,7 +151,7 @@ impl Side {
     }
 
     /// Asks for an outcome; the request and the reply, if it has one.
-    pub fn outcome(&mut self, ticket: Ticket) -> Option<(Request, Option<Message<u32>>)> {
+    pub(super) fn outcome(&mut self, ticket: Ticket) -> Option<(Request, Option<Message<u32>>)> {
         let expected = self.book.outcome(ticket);
         let got = self.engine.outcome(ticket);
         let Some((request, _)) = expected else {
@@ -175,9 +174,8 @@ impl Side {
     }
 
     /// The oldest command, as the executor takes it.
-    pub fn take(&mut self, begin: bool) -> Option<(Message<u32>, Rc<Sent>)> {
-        let message =
-            if begin { self.engine.begin_command() } else { self.engine.next_command() };
+    pub(super) fn take(&mut self, begin: bool) -> Option<(Message<u32>, Rc<Sent>)> {
+        let message = if begin { self.engine.begin_command() } else { self.engine.next_command() };
         if begin && self.book.executing {
             assert!(message.is_none(), "two commands at once");
             return None;
@@ -190,24 +188,24 @@ impl Side {
         Some((message, sent))
     }
 
-    pub fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.engine.end_command();
         self.book.executing = false;
         self.book.executed += 1;
     }
 
     /// Gives the buffer of a message back.
-    pub fn recycle(&mut self, message: Message<u32>) {
+    pub(super) fn recycle(&mut self, message: Message<u32>) {
         let channel = self.engine.channel_of(&message);
         self.framers[channel as usize].recycle(message);
     }
 
-    pub fn forget(&mut self, ticket: Ticket) {
+    pub(super) fn forget(&mut self, ticket: Ticket) {
         self.engine.forget(ticket);
         self.book.forget(ticket);
     }
 
-    pub fn cancel(&mut self, range: Option<(u64, u64)>) {
+    pub(super) fn cancel(&mut self, range: Option<(u64, u64)>) {
         let canceled = match range {
             None => self.engine.cancel_all(),
             Some((start, len)) => self.engine.cancel_range(start, len),
@@ -215,21 +213,21 @@ impl Side {
         assert_eq!(canceled, self.book.cancel(range), "canceled by {range:x?}");
     }
 
-    pub fn expire(&mut self, now: u64) -> usize {
+    pub(super) fn expire(&mut self, now: u64) -> usize {
         assert_eq!(self.engine.next_deadline(), self.book.next_deadline().map(time));
         let expired = self.book.expire(now);
         assert_eq!(self.engine.expire(time(now)), expired);
         expired
     }
 
-    pub fn close(&mut self, why: Closed) {
+    pub(super) fn close(&mut self, why: Closed) {
         let first = self.engine.close(why.clone());
         self.book.close(why);
         assert_eq!(Some(first), self.book.closed);
     }
 
     /// Has something happen after all writes so far; `None` if none is under way.
-    pub fn fence(&mut self) -> Option<Arc<Flag>> {
+    pub(super) fn fence(&mut self) -> Option<Arc<Flag>> {
         let (flag, upto) = (Arc::new(Flag::default()), self.book.serial);
         let fenced = self.engine.wake_after_writes(|| Waker::from(flag.clone()));
         assert_eq!(fenced, self.book.has_writes(upto), "the fence");
@@ -241,7 +239,7 @@ impl Side {
     }
 
     /// Has somebody woken when the request at `at` ends.
-    pub fn wake_on(&mut self, at: usize) {
+    pub(super) fn wake_on(&mut self, at: usize) {
         let flag = Arc::new(Flag::default());
         let request = &mut self.book.requests[at];
         let will = self.engine.wake_on(request.ticket, &Waker::from(flag.clone()));
@@ -253,14 +251,14 @@ impl Side {
         }
     }
 
-    pub fn wake_on_room(&mut self) {
+    pub(super) fn wake_on_room(&mut self) {
         let flag = Arc::new(Flag::default());
         self.engine.wake_on_room(&Waker::from(flag.clone()));
         self.book.room_wakers.push(flag);
     }
 
     /// After each step: the engine and the book agree in everything that can be seen.
-    pub fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         if self.engine.has_woken() {
             self.engine.take_woken(&mut self.woken);
             assert!(!self.woken.is_empty(), "has_woken, and nobody was");
