@@ -1,6 +1,7 @@
 //! What the author of a device writes.
 
 use crate::answer::Defer;
+use crate::migration::Migration;
 use crate::quiesce::Quiesce;
 use vfu_proto::wire::Errno;
 
@@ -75,6 +76,11 @@ pub trait Device {
     /// What the device was quiesced for has been done.
     fn resume(&mut self) {}
 
+    /// How the device is saved and loaded, if it can be. Default: it can't.
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        None
+    }
+
     /// The device goes back to its state at power-on, or [lost its client](Reset::ConnectionLost).
     ///
     /// DMA by message that was under way has been given up: it ends with
@@ -134,6 +140,10 @@ impl<D: Device + ?Sized> Device for Box<D> {
 
     fn quiesce(&mut self, quiesce: &mut Quiesce<'_>) -> Result<(), Errno> {
         (**self).quiesce(quiesce)
+    }
+
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        (**self).migration()
     }
 
     fn resume(&mut self) {

@@ -48,6 +48,7 @@ pub mod dma;
 mod handle;
 pub mod irq;
 mod link;
+pub mod migration;
 pub mod pci;
 mod quiesce;
 mod reentrant;

@@ -7,7 +7,7 @@ use crate::context::{self, Inside};
 use crate::dma::{DmaError, Table};
 use crate::irq::Irqs;
 use crate::link::{Asker, Link, Reenter};
-use crate::pci::ConfigSpace;
+use crate::pci::{ConfigSpace, PowerState};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     epoch: AtomicU64,
     /// Whether the device may start DMA at all; a [`Gate`].
     gate: AtomicU8,
+    /// The client has stopped the device, to move it.
+    stopped: AtomicBool,
     reentry: OnceLock<Arc<dyn Reenter>>,
     handler_timeout: Option<Duration>,
     live: RwLock<Option<Arc<Live>>>,
@@ -93,6 +95,7 @@ impl Shared {
             needs_bus_master,
             epoch: AtomicU64::new(0),
             gate: AtomicU8::new(Gate::Open as u8),
+            stopped: AtomicBool::new(false),
             reentry: OnceLock::new(),
             handler_timeout,
             live: RwLock::new(None),
@@ -128,11 +131,13 @@ impl Shared {
         match self.gate.load(Ordering::SeqCst) {
             g if g == Gate::Resetting as u8 => return Err(DmaError::Canceled),
             g if g == Gate::Quiesced as u8 => return Err(DmaError::Busy),
+            _ if self.is_stopped() => return Err(DmaError::Busy),
             _ => {}
         }
         if self.may_master() { Ok(epoch) } else { Err(DmaError::BusMasterDisabled) }
     }
 
+<<<<<<< HEAD
     /// What a DMA that failed with `e` failed of: without a client all else is a consequence.
     pub(crate) fn explain(&self, e: DmaError) -> DmaError {
         let may_follow = matches!(
@@ -140,6 +145,20 @@ impl Shared {
             DmaError::NotMapped { .. } | DmaError::BusMasterDisabled | DmaError::Canceled
         );
         if may_follow && self.live().is_none() { DmaError::NotConnected } else { e }
+=======
+    /// The client stops the device, or lets it go on.
+    pub(crate) fn set_stopped(&self, stopped: bool) {
+        self.stopped.store(stopped, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Does what configuration space says: whether the device may master the bus.
+    pub(crate) fn follow(&self, config: &ConfigSpace) {
+        self.set_bus_master(config.bus_master() && config.power_state() == PowerState::D0);
+>>>>>>> crossing
     }
 
     pub(crate) fn set_gate(&self, gate: Gate) {

@@ -137,9 +137,8 @@ fn c2b_a_reset_behind_a_handler_that_waits_ends_its_wait() {
 fn c2b_a_reset_of_a_device_that_can_be_reentered() {
     for (style, twin) in worlds() {
         let bench = Bench::reentrant(style, forever(), |gadget| {
-            gadget.on_read(|handle, _, data| {
-                handle.dma().read(BASE, data).map_err(|_| Fault::Denied)
-            })
+            gadget
+                .on_read(|handle, _, data| handle.dma().read(BASE, data).map_err(|_| Fault::Denied))
         });
         let peer = bench.peer(twin);
         peer.main.send(&reg_read(10, HOOK, 4)).unwrap();

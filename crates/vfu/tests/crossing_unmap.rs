@@ -211,7 +211,10 @@ fn c3f_a_lease_in_the_devices_state_delays_the_unmap_only() {
         // The same addresses may be mapped anew meanwhile, and go again.
         let new = peer.share(0x1000, 0x1000);
         bench.handle.dma().write(0x1000, b"new!").unwrap();
-        assert_eq!((new.bytes(0x1000, 4).unwrap(), ram.bytes(0x1000, 4).unwrap()), (b"new!".to_vec(), vec![0; 4]));
+        assert_eq!(
+            (new.bytes(0x1000, 4).unwrap(), ram.bytes(0x1000, 4).unwrap()),
+            (b"new!".to_vec(), vec![0; 4])
+        );
         peer.main.send(&unmap(4, 0x1000, 0x1000)).unwrap();
         done(&peer.main, 4, Command::DmaUnmap);
         peer.is_quiet();

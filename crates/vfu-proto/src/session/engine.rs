@@ -357,6 +357,14 @@ impl<F> Session<F> {
         self.cancel(Some((start, len)))
     }
 
+    /// Gives up every DMA_READ that waits, as a stop does: what it would bring can be asked for again.
+    pub fn cancel_reads(&mut self) -> usize {
+        let canceled = self.requests.iter_mut().map(Requests::cancel_reads).sum();
+        self.counters.canceled += canceled as u64;
+        self.bound_zombies();
+        canceled
+    }
+
     fn cancel(&mut self, range: Option<Range>) -> usize {
         let canceled = self.requests.iter_mut().map(|r| r.cancel(range)).sum();
         self.counters.canceled += canceled as u64;

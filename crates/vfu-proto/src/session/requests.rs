@@ -322,6 +322,11 @@ impl<F> Requests<F> {
         })
     }
 
+    /// Gives up every DMA_READ.
+    pub(super) fn cancel_reads(&mut self) -> usize {
+        self.fail(Abort::Canceled, true, |r| r.command == Command::DmaRead)
+    }
+
     /// Ends all: no reply will come any more.
     pub(super) fn close(&mut self) {
         self.fail(Abort::Closed, false, |_| true);

@@ -313,7 +313,11 @@ impl Client {
     }
 
     /// Sends a request and waits for its reply; serves the server's commands meanwhile.
-    fn call(&self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Result<Message, ClientError> {
+    pub(super) fn call(
+        &self,
+        request: &Request<'_>,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Message, ClientError> {
         let command = request.command();
         let failed = |e: RequestError| ClientError::from_request(command, e);
         let inner = &self.inner;
@@ -371,7 +375,7 @@ impl Client {
         served
     }
 
-    fn parse<T>(
+    pub(super) fn parse<T>(
         &self,
         command: Command,
         reply: &Message,
@@ -382,7 +386,7 @@ impl Client {
         pick(parsed).ok_or(ClientError::Malformed { command, why: "not what was asked for" })
     }
 
-    fn recycle(&self, reply: Message) {
+    pub(super) fn recycle(&self, reply: Message) {
         self.inner.link.recycle(Some(reply));
     }
 }

@@ -5,6 +5,7 @@ mod calls;
 mod error;
 mod handshake;
 mod memory;
+mod migration;
 mod regions;
 mod service;
 

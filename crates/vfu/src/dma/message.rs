@@ -12,7 +12,6 @@ use super::transfer::Buffer;
 use super::{Direction, DmaError, Region};
 use crate::link::{About, Asker, Link, Message, with_scratch};
 use crate::shared::{Live, Shared};
-use crate::sync::atomic::Ordering;
 
 /// What a pipeline waits for.
 #[derive(Clone, Copy, Debug)]
@@ -144,8 +143,11 @@ impl Pipeline {
         if timeout.is_some_and(|left| left.is_zero()) {
             return Err(DmaError::TimedOut);
         }
-        let gone =
-            || self.region.retired.load(Ordering::SeqCst) || self.shared.epoch() != self.epoch;
+        let gone = || {
+            self.region.is_retired()
+                || self.shared.epoch() != self.epoch
+                || self.shared.is_stopped()
+        };
         let about = About { range: Some((address, count)), gone: Some(&gone), timeout };
         with_scratch(|head| {
             let link = &self.live.link;

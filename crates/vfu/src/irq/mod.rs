@@ -2,6 +2,7 @@
 
 mod eventfd;
 mod fence;
+mod moving;
 mod table;
 
 use std::sync::Arc;

@@ -20,25 +20,27 @@ pub(crate) struct Irqs {
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// By index, then by vector.
-    vectors: [Vec<Vector>; 5],
+    pub(super) vectors: [Vec<Vector>; 5],
     /// The level of the pin.
-    pin: bool,
+    pub(super) pin: bool,
     /// Interrupt Disable of the Command register.
     pin_disabled: bool,
+    /// The device is stopped: interrupts wait until it is started.
+    pub(super) stopped: bool,
 }
 
 #[derive(Debug, Default)]
-struct Vector {
+pub(super) struct Vector {
     eventfd: Option<EventFd>,
-    masked: bool,
+    pub(super) masked: bool,
     /// Raised while masked.
-    pending: bool,
+    pub(super) pending: bool,
 }
 
 impl Vector {
-    fn fire(&mut self) -> Result<(), IrqError> {
+    pub(super) fn fire(&mut self) -> Result<(), IrqError> {
         if self.masked {
             self.pending = true;
             return Ok(());
@@ -52,11 +54,11 @@ impl Irqs {
     /// A device with so many vectors of each type.
     pub(crate) fn new(counts: [u32; 5]) -> Self {
         let vectors = counts.map(|n| (0..n).map(|_| Vector::default()).collect());
-        let state = State { vectors, pin: false, pin_disabled: false };
+        let state = State { vectors, pin: false, pin_disabled: false, stopped: false };
         Irqs { state: Mutex::new(state), wanted: AtomicBool::new(false) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -76,10 +78,15 @@ impl Irqs {
     /// Raises a vector. The eventfd is written under the lock: it can't be closed meanwhile.
     pub(crate) fn trigger(&self, index: IrqIndex, vector: u32) -> Result<(), IrqError> {
         let mut state = self.lock();
+        let stopped = state.stopped;
         let vectors = &mut state.vectors[index as usize];
         let count = vectors.len() as u32;
         let vector =
             vectors.get_mut(vector as usize).ok_or(IrqError::NoSuchVector { vector, count })?;
+        if stopped {
+            vector.pending = true;
+            return Ok(());
+        }
         vector.fire()
     }
 
@@ -148,9 +155,12 @@ impl Irqs {
                 }
             }
             (IrqAction::Unmask, data) => {
+                let stopped = state.stopped;
                 for vector in chosen(&mut state.vectors[index as usize][start..end], data) {
                     vector.masked = false;
-                    if std::mem::take(&mut vector.pending) && index != IrqIndex::Intx {
+                    if index == IrqIndex::Intx {
+                        vector.pending = false;
+                    } else if !stopped && std::mem::take(&mut vector.pending) {
                         let _not_enabled = vector.fire();
                     }
                 }
@@ -195,9 +205,10 @@ impl State {
 
     /// Tells the client of the pin, if it is up and nothing holds it back. The pin then masks
     /// itself (AUTOMASKED): the client hears of it again after it has unmasked it.
-    fn signal_pin(&mut self) {
+    pub(super) fn signal_pin(&mut self) {
         let Some(vector) = self.vectors[0].first_mut() else { return };
-        if self.pin && !self.pin_disabled && !vector.masked && vector.fire().is_ok() {
+        let held = self.stopped || self.pin_disabled || vector.masked;
+        if self.pin && !held && vector.fire().is_ok() {
             vector.masked = true;
         }
     }

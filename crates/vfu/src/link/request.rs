@@ -214,6 +214,13 @@ impl Link {
         self.told(state);
     }
 
+    /// Gives up every read of the peer's memory.
+    pub(crate) fn cancel_reads(&self) {
+        let mut state = self.lock();
+        state.session.cancel_reads();
+        self.told(state);
+    }
+
     /// Gives up requests about a range of addresses, or all.
     pub(crate) fn cancel(&self, range: Option<(u64, u64)>) {
         let mut state = self.lock();

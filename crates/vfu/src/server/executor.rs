@@ -18,6 +18,7 @@ use vfu_proto::wire::{
 
 use super::builder::Settings;
 use super::held::Held;
+use super::migrate::Moving;
 use super::parked::{Parked, Retired};
 use super::regions::{CONFIG_REGION, REGIONS, Regions};
 use crate::answer::Defer;
@@ -25,7 +26,7 @@ use crate::context::{self, Inside};
 use crate::device::{Access, Device, Fault, Reset};
 use crate::irq::{IrqIndex, Irqs};
 use crate::link::{Link, Message};
-use crate::pci::{MsixState, MsixTable, PowerState};
+use crate::pci::{MsixState, MsixTable};
 use crate::shared::{Gate, Shared};
 use crate::sync::Mutex;
 
@@ -38,6 +39,7 @@ pub(crate) struct Executor {
     max_transfer: u32,
     pub(super) max_dma_maps: usize,
     pub(super) parked: Parked,
+    pub(super) moving: Moving,
     /// Buffers for replies, their headers first.
     spare: Mutex<Vec<Vec<u8>>>,
 }
@@ -73,6 +75,7 @@ impl Executor {
             max_transfer: settings.max_transfer as u32,
             max_dma_maps: settings.max_dma_maps as usize,
             parked: Parked::default(),
+            moving: Moving::default(),
             spare: Mutex::default(),
         }
     }
@@ -88,6 +91,7 @@ impl Executor {
         command: Message,
     ) -> Option<Message> {
         let ready = self.rest_first(device, link, command)?;
+        let ready = self.writes_first(link, ready)?;
         Some(self.execute_now(device, link, ready))
     }
 
@@ -186,10 +190,9 @@ impl Executor {
             Request::DeviceGetIrqInfo(r) => irq_info(&self.shared.irqs, r.index)?.emit(out),
             Request::DeviceSetIrqs(r) => self.set_irqs(&r, fds)?,
             Request::DeviceReset => self.reset(device, call.link, Reset::Device),
-            // A device that can't be saved has no migration features.
-            Request::DeviceFeature(_) | Request::MigDataRead(_) | Request::MigDataWrite(_) => {
-                return Err(Errno::EINVAL);
-            }
+            Request::DeviceFeature(r) => self.feature(device, &r, out)?,
+            Request::MigDataRead(r) => self.mig_data_read(device, r, out)?,
+            Request::MigDataWrite(r) => self.mig_data_write(device, &r)?,
             Request::Version(_) | Request::DmaRead(_) | Request::DmaWrite(_) => {
                 return Err(Errno::EINVAL);
             }
@@ -281,6 +284,8 @@ impl Executor {
             if let Msix::Table(at) = place {
                 table.lock().unwrap_or_else(PoisonError::into_inner).write(at, data);
             }
+        } else if self.shared.is_stopped() {
+            debug!(region, offset, "write to a device that is stopped");
         } else {
             let at = Access { region, offset };
             let result = context::run(&self.shared, Inside::Handler, || match defer {
@@ -310,7 +315,7 @@ impl Executor {
         if effects.is_empty() {
             return;
         }
-        self.shared.set_bus_master(config.bus_master() && config.power_state() == PowerState::D0);
+        self.shared.follow(&config);
         let intx_disabled = config.intx_disabled();
         drop(config);
         if effects.intx_disable_changed {
@@ -335,6 +340,37 @@ impl Executor {
         Some((table, Msix::Pba(at)))
     }
 
+    /// The MSI-X table, then the pending bits; nothing if there are none.
+    pub(super) fn save_msix(&self) -> Vec<u8> {
+        let Some((state, table)) = &self.msix else { return Vec::new() };
+        let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        let (len, pba) = (state.table_len() as usize, state.pba_len() as usize);
+        let mut bytes = vec![0; len + pba];
+        let (entries, pending) = bytes.split_at_mut(len);
+        table.read(0, entries);
+        table.read_pba(0, pending);
+        bytes
+    }
+
+    /// Puts back what [`save_msix`](Self::save_msix) gave. `None`: it was another table's.
+    pub(super) fn load_msix(&self, bytes: &[u8]) -> Option<()> {
+        let Some((state, table)) = &self.msix else { return bytes.is_empty().then_some(()) };
+        let (entries, pending) = bytes.split_at_checked(state.table_len() as usize)?;
+        if pending.len() as u64 != state.pba_len() {
+            return None;
+        }
+        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.reset();
+        table.write(0, entries);
+        for vector in 0..state.vectors {
+            let byte = pending.get(usize::from(vector) / 8)?;
+            if byte & 1 << (vector % 8) != 0 {
+                table.set_pending(vector);
+            }
+        }
+        Some(())
+    }
+
     fn set_irqs(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), Errno> {
         request.check_fds(fds.len())?;
         self.shared.irqs.set(request, fds)
@@ -349,6 +385,7 @@ impl Executor {
         self.shared.set_bus_master(false);
         link.cancel(None);
         self.shared.power_on();
+        self.reset_migration();
         if let Some((_, table)) = &self.msix {
             table.lock().unwrap_or_else(PoisonError::into_inner).reset();
         }

@@ -11,6 +11,7 @@ mod event_loop;
 mod executor;
 mod handshake;
 mod held;
+mod migrate;
 mod parked;
 mod poller;
 mod reentry;

@@ -9,6 +9,7 @@ use vfu_proto::wire::{
 };
 
 use super::executor::{Call, Executor};
+use super::migrate::Stopping;
 use crate::context::{self, Inside};
 use crate::device::{Device, DmaRange};
 use crate::dma::{Backing, Inserted, Region};
@@ -30,6 +31,7 @@ pub(super) struct Parked {
 struct State {
     unmaps: Vec<Unmap>,
     rest: Option<(Message, Arc<Pending>)>,
+    stopping: Option<Stopping>,
 }
 
 /// A DMA_UNMAP that waits for leases.
@@ -65,6 +67,20 @@ impl Parked {
     /// Whether no command may be executed before the device has come to rest.
     pub(super) fn holds_all(&self) -> bool {
         self.resting.load(Ordering::SeqCst)
+    }
+
+    /// A command waits for writes to be acknowledged, and all behind it wait, too.
+    pub(super) fn hold_for_writes(&self, stopping: Stopping) {
+        self.lock().stopping = Some(stopping);
+        self.resting.store(true, Ordering::SeqCst);
+    }
+
+    /// The command that waited for writes, if they have ended.
+    pub(super) fn take_stopping(&self, ended: impl FnOnce(&Stopping) -> bool) -> Option<Stopping> {
+        let mut state = self.lock();
+        state.stopping.as_ref().filter(|stopping| ended(stopping))?;
+        self.resting.store(false, Ordering::SeqCst);
+        state.stopping.take()
     }
 
     /// The session has ended: nobody waits for any of it.
@@ -138,6 +154,7 @@ impl Executor {
     /// Does what was put off and can be done now.
     pub(super) fn settle<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>) {
         self.take_rested(device, link);
+        self.settle_stopping(device, link);
         let waker = Waker::from(Arc::new(Kick(Arc::downgrade(link))));
         let mut unmaps = std::mem::take(&mut self.parked.lock().unmaps);
         unmaps.retain_mut(|unmap| {

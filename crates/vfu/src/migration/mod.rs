@@ -1,0 +1,95 @@
+//! Saving a device, and bringing it back elsewhere (VFIO migration, version 2).
+//!
+//! A device that can be moved gives a [`Migration`]: how it stops and starts, and its state as
+//! bytes. The server keeps the state machine, saves with the device what the library owns
+//! (configuration space, MSI-X table, pending interrupts), and checks all of it before it is put
+//! back.
+//!
+//! ```text
+//!             ┌──────────► PRE_COPY ─────────┐
+//!             ▼                              ▼
+//!          RUNNING ◄────► STOP ◄────► STOP_COPY        ERROR ──reset──► RUNNING
+//!                          ▲
+//!                          └────► RESUMING
+//! ```
+
+mod image;
+mod machine;
+
+use vfu_proto::wire::Errno;
+
+pub use image::ImageError;
+pub(crate) use image::{Image, Library, OVERHEAD, Writer};
+pub(crate) use machine::{Hop, Machine};
+
+/// How a device is saved and loaded: see [`Device::migration`](crate::Device::migration).
+///
+/// Called from the thread that runs the handlers.
+pub trait Migration {
+    /// The version of the device's state. [`load`](Self::load) gets to know which one it is given.
+    fn version(&self) -> u32 {
+        1
+    }
+
+    /// The longest state that [`load`](Self::load) takes, in bytes. More is refused before it is
+    /// stored. Default: 1 MiB.
+    fn max_len(&self) -> usize {
+        1 << 20
+    }
+
+    /// The device stops: when this returns it starts no DMA, raises no interrupt, and its state does
+    /// not change until it is started, loaded or reset. DMA that it tries all the same fails with
+    /// [`DmaError::Busy`](crate::DmaError::Busy); interrupts are kept until it is started.
+    ///
+    /// # Errors
+    /// It goes on running; the client gets the errno.
+    fn stop(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// The device goes on from where it stopped, or from what was loaded.
+    ///
+    /// # Errors
+    /// It stays stopped; the client gets the errno.
+    fn start(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// The state of the device, which is stopped.
+    ///
+    /// # Errors
+    /// It can't be saved; the client gets the errno.
+    fn save(&mut self) -> Result<Vec<u8>, Errno>;
+
+    /// Takes over a state that [`save`](Self::save) gave on a device of the same kind. The bytes
+    /// have come unharmed, but from anywhere: what they say has to be checked.
+    ///
+    /// # Errors
+    /// They are no state of this device. It is in error until it is reset.
+    fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError>;
+
+    /// Whether the device can be saved in part while it runs (PRE_COPY).
+    fn can_pre_copy(&self) -> bool {
+        false
+    }
+
+    /// What of the state is worth sending while the device runs. [`load`](Self::load) does not get
+    /// it: [`load_early`](Self::load_early) does, before.
+    fn save_early(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Takes what [`save_early`](Self::save_early) gave.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    fn load_early(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError> {
+        let _ = (version, state);
+        Ok(())
+    }
+}
+
+/// A saved state that a device can't take over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the saved state does not fit the device: {0}")]
+pub struct LoadError(pub String);

@@ -1,0 +1,327 @@
+//! DEVICE_FEATURE and the migration stream, as the server serves them (specification,
+//! "VFIO_USER_DEVICE_FEATURE", "VFIO_USER_MIG_DATA_READ", "VFIO_USER_MIG_DATA_WRITE").
+
+use std::sync::{Arc, PoisonError};
+use std::task::{Wake, Waker};
+
+use tracing::{debug, info};
+use vfu_proto::wire::{
+    Command, DeviceState, Errno, Feature, FeatureOp, FeatureReply, FeatureRequest, FeatureResult,
+    MigDataReadReply, MigDataReadRequest, MigDataWriteRequest, MigrationFlags,
+};
+
+use super::executor::{Call, Executor};
+use crate::context::{self, Inside};
+use crate::device::Device;
+use crate::link::{Link, Message};
+use crate::migration::{Hop, Image, Library, LoadError, Machine, Migration, OVERHEAD, Writer};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+
+/// The migration side of the device that is served.
+#[derive(Debug, Default)]
+pub(super) struct Moving {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    machine: Machine,
+    /// The image that is being saved.
+    writer: Option<Writer>,
+}
+
+/// A command that stops the device, and waits for the acknowledgement of what it has written.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    command: Message,
+    written: Arc<Written>,
+    /// Timeouts of the session before it.
+    timeouts: u64,
+}
+
+/// Whether the writes have ended.
+#[derive(Debug)]
+struct Written {
+    ended: AtomicBool,
+    link: std::sync::Weak<Link>,
+}
+
+impl Wake for Written {
+    fn wake(self: Arc<Self>) {
+        self.ended.store(true, Ordering::SeqCst);
+        if let Some(link) = self.link.upgrade() {
+            link.kick();
+        }
+    }
+}
+
+impl Moving {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Executor {
+    /// Before a command that stops the device is executed no new DMA starts, and the client has
+    /// acknowledged what the device wrote: its memory is whole. `None`: the command waits for that,
+    /// as long as the writes may take.
+    pub(super) fn writes_first(&self, link: &Arc<Link>, command: Message) -> Option<Message> {
+        if command.header().command != Command::DeviceFeature.as_u16() || !self.would_stop(&command)
+        {
+            return Some(command);
+        }
+        self.shared.set_stopped(true);
+        link.cancel_reads();
+        let timeouts = link.counters().timeouts;
+        let ended = AtomicBool::new(false);
+        let written = Arc::new(Written { ended, link: Arc::downgrade(link) });
+        let waker = Waker::from(written.clone());
+        if !link.wake_after_writes(|| waker) {
+            return Some(command);
+        }
+        link.attended();
+        self.parked.hold_for_writes(Stopping { command, written, timeouts });
+        None
+    }
+
+    fn would_stop(&self, command: &Message) -> bool {
+        match FeatureRequest::parse(command.payload()) {
+            Ok(FeatureRequest { op: FeatureOp::SetDeviceState { state, .. }, .. }) => {
+                self.moving.lock().machine.stops(state)
+            }
+            _ => false,
+        }
+    }
+
+    /// Executes the command that waited for writes, if they have ended.
+    pub(super) fn settle_stopping<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>) {
+        let ended = |s: &Stopping| s.written.ended.load(Ordering::SeqCst);
+        let Some(stopping) = self.parked.take_stopping(ended) else { return };
+        let Stopping { command, timeouts, .. } = stopping;
+        let done = if link.counters().timeouts > timeouts {
+            self.shared.set_stopped(false);
+            let _closed = Call { link, header: *command.header() }.refuse(Errno::ETIMEDOUT);
+            command
+        } else {
+            self.execute_now(device, link, command)
+        };
+        link.recycle(Some(done));
+    }
+
+    pub(super) fn feature<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        request: &FeatureRequest<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Errno> {
+        let Some(migration) = device.migration() else { return Err(Errno::EINVAL) };
+        let can_pre_copy = migration.can_pre_copy();
+        let result = match request.op {
+            FeatureOp::Probe { feature, get, set } => match feature {
+                Feature::Migration | Feature::DeviceState => {
+                    FeatureResult::Probe { feature, get, set }
+                }
+                _ => return Err(Errno::EINVAL),
+            },
+            FeatureOp::GetMigration => {
+                let pre_copy =
+                    if can_pre_copy { MigrationFlags::PRE_COPY } else { MigrationFlags::empty() };
+                FeatureResult::GetMigration { flags: MigrationFlags::STOP_COPY | pre_copy }
+            }
+            FeatureOp::GetDeviceState => FeatureResult::GetDeviceState {
+                state: self.moving.lock().machine.state(),
+                data_fd: 0,
+            },
+            FeatureOp::SetDeviceState { state, data_fd } => {
+                context::run(&self.shared, Inside::Callback, || self.go(migration, state))?;
+                FeatureResult::SetDeviceState { state, data_fd }
+            }
+            // Dirty pages are not logged.
+            FeatureOp::SetLoggingStart { .. }
+            | FeatureOp::SetLoggingStop
+            | FeatureOp::GetLoggingReport { .. } => return Err(Errno::EINVAL),
+        };
+        match result {
+            // A get says how long it is; what is repeated is repeated.
+            FeatureResult::GetMigration { .. } | FeatureResult::GetDeviceState { .. } => {
+                FeatureReply::new(result).emit(out);
+            }
+            result => FeatureReply { argsz: request.argsz, result }.emit(out),
+        }
+        Ok(())
+    }
+
+    /// Takes the device to a state, hop by hop. If one fails it stays where it has come to.
+    fn go(&self, device: &mut dyn Migration, target: DeviceState) -> Result<(), Errno> {
+        let mut moving = self.moving.lock();
+        let result = loop {
+            match moving.machine.next(target, device.can_pre_copy()) {
+                Ok(None) => break Ok(()),
+                Ok(Some((hop, to))) => match self.hop(device, &mut moving, hop) {
+                    Ok(()) => moving.machine.arrive(to),
+                    Err(errno) => break Err(errno),
+                },
+                Err(errno) => break Err(errno),
+            }
+        };
+        self.shared.set_stopped(moving.machine.is_stopped());
+        debug!(?target, state = ?moving.machine.state(), ?result, "migration");
+        result
+    }
+
+    fn hop(&self, device: &mut dyn Migration, moving: &mut State, hop: Hop) -> Result<(), Errno> {
+        match hop {
+            Hop::Stop => self.stop(device),
+            Hop::Start => {
+                device.start()?;
+                self.shared.set_stopped(false);
+                self.shared.irqs.set_stopped(false);
+                Ok(())
+            }
+            Hop::BeginEarly => {
+                let (mut writer, header) = self.begin_image();
+                moving.machine.save(&header);
+                moving.machine.save(&writer.early(device.version(), &device.save_early()));
+                moving.writer = Some(writer);
+                Ok(())
+            }
+            Hop::Save { stop_first } => {
+                if stop_first {
+                    self.stop(device)?;
+                }
+                let own = match device.save() {
+                    Ok(own) => own,
+                    Err(errno) => {
+                        if stop_first {
+                            device.start().inspect_err(|_| moving.machine.fail())?;
+                            self.shared.irqs.set_stopped(false);
+                        }
+                        return Err(errno);
+                    }
+                };
+                let writer = moving.writer.take().unwrap_or_else(|| {
+                    let (writer, header) = self.begin_image();
+                    moving.machine.save(&header);
+                    writer
+                });
+                moving.machine.save(&writer.finish(&self.library(), device.version(), &own));
+                Ok(())
+            }
+            Hop::EndSaving => {
+                moving.writer = None;
+                moving.machine.end_stream();
+                Ok(())
+            }
+            Hop::BeginLoading => {
+                moving.machine.begin_loading();
+                Ok(())
+            }
+            Hop::Load => {
+                let bytes = moving.machine.take_loaded();
+                self.load(device, &bytes).map_err(|e| {
+                    info!(%e, "a saved state was refused");
+                    moving.machine.fail();
+                    Errno::EINVAL
+                })
+            }
+        }
+    }
+
+    fn stop(&self, device: &mut dyn Migration) -> Result<(), Errno> {
+        self.shared.set_stopped(true);
+        self.shared.irqs.set_stopped(true);
+        device.stop().inspect_err(|_| {
+            self.shared.irqs.set_stopped(false);
+            self.shared.set_stopped(false);
+        })
+    }
+
+    fn ids(&self) -> (u16, u16) {
+        let mut ids = [0; 4];
+        self.shared.config().read(0, &mut ids);
+        (u16::from_le_bytes([ids[0], ids[1]]), u16::from_le_bytes([ids[2], ids[3]]))
+    }
+
+    fn begin_image(&self) -> (Writer, Vec<u8>) {
+        let (vendor, device) = self.ids();
+        Writer::begin(vendor, device)
+    }
+
+    /// What the library owns of the device's state.
+    fn library(&self) -> Library {
+        Library {
+            config: self.shared.config().to_vec(),
+            msix: self.save_msix(),
+            irqs: self.shared.irqs.save(),
+        }
+    }
+
+    fn load(&self, device: &mut dyn Migration, bytes: &[u8]) -> Result<(), LoadError> {
+        let refuse = |e: &dyn std::fmt::Display| LoadError(e.to_string());
+        let (vendor, id) = self.ids();
+        let image = Image::parse(bytes, vendor, id).map_err(|e| refuse(&e))?;
+        let mut config = self.shared.config();
+        config.restore(&image.library.config).map_err(|e| refuse(&e))?;
+        self.shared.follow(&config);
+        let pin_disabled = config.intx_disabled();
+        drop(config);
+        self.load_msix(&image.library.msix).ok_or_else(|| refuse(&"another MSI-X table"))?;
+        self.shared.irqs.load(&image.library.irqs).ok_or_else(|| refuse(&"other interrupts"))?;
+        self.shared.irqs.disable_pin(pin_disabled);
+        if let Some((version, early)) = &image.early {
+            device.load_early(*version, early)?;
+        }
+        device.load(image.device.0, &image.device.1)
+    }
+
+    pub(super) fn mig_data_read<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        request: MigDataReadRequest,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Errno> {
+        self.check_moving(device, request.size as usize)?;
+        let mut moving = self.moving.lock();
+        let data = moving.machine.read(request.size as usize)?;
+        MigDataReadReply { data }.emit(out);
+        Ok(())
+    }
+
+    pub(super) fn mig_data_write<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        request: &MigDataWriteRequest<'_>,
+    ) -> Result<(), Errno> {
+        let most = self.check_moving(device, request.data.len())?;
+        self.moving.lock().machine.write(request.data, most)
+    }
+
+    /// Checks the size of a piece of the stream; gives the most that the whole may have.
+    fn check_moving<D: Device + ?Sized>(&self, device: &mut D, len: usize) -> Result<usize, Errno> {
+        let migration = device.migration().ok_or(Errno::EINVAL)?;
+        let most = self.shared.live().map_or(0, |live| live.max_transfer);
+        if len > most {
+            return Err(Errno::EINVAL);
+        }
+        Ok(migration.max_len().saturating_mul(2).saturating_add(OVERHEAD))
+    }
+
+    /// A reset leads out of every state.
+    pub(super) fn reset_migration(&self) {
+        let mut moving = self.moving.lock();
+        moving.writer = None;
+        moving.machine.reset();
+        self.shared.irqs.set_stopped(false);
+        self.shared.set_stopped(false);
+    }
+
+    /// The client has gone, and its session that saved or loaded with it.
+    pub(super) fn disconnect_migration(&self) {
+        let mut moving = self.moving.lock();
+        moving.writer = None;
+        moving.machine.disconnect();
+        self.shared.set_stopped(moving.machine.is_stopped());
+        self.shared.irqs.set_stopped(moving.machine.is_stopped());
+    }
+}
