@@ -2,7 +2,6 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 use vfu::server::Running;
 use vfu::wire::Errno;
@@ -77,10 +76,6 @@ impl Rig {
     }
 }
 
-fn timeout(millis: u64) -> Limits {
-    Limits { reply_timeout: Some(Duration::from_millis(millis)), ..Limits::default() }
-}
-
 #[test]
 fn copies_everywhere() {
     for twin in [false, true] {
@@ -107,43 +102,6 @@ fn copies_everywhere() {
         assert_eq!(rig.ended(4), 0);
         assert_eq!(rig.arrived(), expected);
     }
-}
-
-#[test]
-fn registers_answer_while_a_handler_waits() {
-    let rig = Rig::new(true, Limits::default());
-    let expected = rig.prepare(5);
-    rig.ram.hold();
-    rig.post(command::IN_HANDLER);
-    rig.ram.wait_held().unwrap();
-    for value in 0..100 {
-        rig.vmm.write32(BAR, register::SCRATCH, value).unwrap();
-        assert_eq!(rig.read(register::SCRATCH), value);
-    }
-    assert_eq!(rig.read(register::COUNT), 0, "it still waits");
-    rig.ram.release();
-    assert_eq!(rig.ended(1), 0);
-    assert_eq!(rig.arrived(), expected);
-}
-
-#[test]
-fn a_client_that_does_not_answer_is_given_up_and_the_next_copy_works() {
-    let rig = Rig::new(true, timeout(50));
-    rig.prepare(6);
-    rig.ram.hold();
-    assert_eq!(rig.read(register::COPY), Errno::ETIMEDOUT.raw().unsigned_abs());
-    assert_eq!(rig.ended(1), Errno::ETIMEDOUT.raw().unsigned_abs());
-    rig.ram.release();
-    let expected = rig.prepare(7);
-    for count in 2.. {
-        // The late answer may hold the first ones up: the machine may be slow.
-        rig.command(command::ON_THREAD);
-        if rig.ended(count) == 0 {
-            break;
-        }
-    }
-    assert_eq!(rig.arrived(), expected);
-    assert!(rig.vmm.client().closed().is_none());
 }
 
 #[test]
@@ -182,24 +140,4 @@ fn errors_are_told() {
     rig.command(command::ON_THREAD);
     assert_eq!(rig.ended(4), Errno::EACCES.raw().unsigned_abs());
     assert_eq!(rig.vmm.read32(BAR, 0x200).unwrap(), u32::MAX, "nothing is there");
-}
-
-#[test]
-fn a_reset_forgets_copies() {
-    let rig = Rig::new(true, Limits::default());
-    rig.prepare(8);
-    rig.ram.hold();
-    for _ in 0..dmatest::MAX_WAITING + 2 {
-        rig.command(command::ON_THREAD);
-    }
-    rig.ram.wait_held().unwrap();
-    rig.vmm.client().reset().unwrap();
-    rig.ram.release();
-    rig.vmm.set_bus_master(true).unwrap();
-    assert_eq!(rig.read(register::COUNT), 0);
-    assert_eq!(rig.read(register::LENGTH), 0);
-    let expected = rig.prepare(9);
-    rig.command(command::ON_THREAD);
-    assert_eq!(rig.ended(1), 0);
-    assert_eq!(rig.arrived(), expected);
 }

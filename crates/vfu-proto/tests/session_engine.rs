@@ -124,6 +124,7 @@ fn an_unmap_cancels_what_it_overlaps() {
     let inside = start(0x1800, 0x100);
     let after = start(0x2000, 0x1000);
     let top = start(u64::MAX, 1);
+    assert_eq!(session.cancel_range(0x1880, 0), 0, "no address at all");
     assert_eq!(session.cancel_range(0x1000, 0x1000), 2);
     for (ticket, canceled) in
         [(before, false), (tail, true), (inside, true), (after, false), (top, false)]

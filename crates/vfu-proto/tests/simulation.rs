@@ -14,46 +14,79 @@
 #[path = "simulation/mod.rs"]
 mod simulation;
 
-use simulation::{Flavour, campaign, replay};
+use simulation::{Flavour, Seen, campaign, replay};
 
 /// Steps of each of the four tests below: together more than a million.
 const STEPS: u64 = 260_000;
+
+/// What has to happen in each of them, or it would show little.
+const COMMON: &[&str] = &[
+    "a command while a handler waits",
+    "a full queue",
+    "a handler that a reset ends",
+    "a late reply",
+    "a request given up",
+    "a request without room",
+    "a stop",
+    "a timeout",
+    "an end within a message",
+    "an interrupt behind writes",
+    "the peer gone",
+    "too many zombies",
+];
+
+const ONE_SOCKET: &[&str] = &["an outcome behind a command", "ids that come round"];
+
+const TWO_SOCKETS: &[&str] =
+    &["a reply behind writes", "DMA to memory that was unmapped", "ids that come round"];
+
+const LOST_SOCKET: &[&str] = &["a reply behind writes", "an outcome behind a command"];
+
+const BROKEN_PEER: &[&str] = &[
+    "a broken stream",
+    "a misplaced command",
+    "a stray reply",
+    "too many misplaced commands",
+    "too many stray replies",
+];
 
 fn setting(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.trim().parse().unwrap_or_else(|e| panic!("{name}={value}: {e}")))
 }
 
-fn check(flavour: Flavour) {
+fn check(flavour: Flavour, happens: &[&str]) {
     if let Some(seed) = setting("VFU_SIM_SEED") {
         if Flavour::of(seed) == flavour {
-            println!("{flavour:?}: {} steps of seed {seed}", replay(seed));
+            println!("{flavour:?}: {} steps of seed {seed}", replay(seed).0);
         }
         return;
     }
-    let done = campaign(flavour, 0, STEPS);
+    let (done, seen) = campaign(flavour, 0, STEPS);
     assert!(done >= STEPS);
-    println!("{flavour:?}: {done} steps");
+    println!("{flavour:?}: {done} steps, {seen:#?}");
+    seen.require(COMMON);
+    seen.require(happens);
 }
 
 #[test]
 fn one_socket() {
-    check(Flavour::OneSocket);
+    check(Flavour::OneSocket, ONE_SOCKET);
 }
 
 #[test]
 fn two_sockets() {
-    check(Flavour::TwoSockets);
+    check(Flavour::TwoSockets, TWO_SOCKETS);
 }
 
 #[test]
 fn sockets_are_lost() {
-    check(Flavour::LostSocket);
+    check(Flavour::LostSocket, LOST_SOCKET);
 }
 
 #[test]
 fn peers_break_the_rules() {
-    check(Flavour::BrokenPeer);
+    check(Flavour::BrokenPeer, BROKEN_PEER);
 }
 
 #[test]
@@ -63,6 +96,11 @@ fn the_long_run() {
     let since = std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_secs());
     let first = setting("VFU_SIM_SEED").unwrap_or(since << 20);
     println!("from seed {first} on");
-    let done: u64 = Flavour::ALL.iter().map(|f| campaign(*f, first, steps.div_ceil(4))).sum();
-    println!("{done} steps");
+    let (mut done, mut seen) = (0, Seen::default());
+    for flavour in Flavour::ALL {
+        let (steps, also) = campaign(flavour, first, steps.div_ceil(4));
+        done += steps;
+        seen.merge(&also);
+    }
+    println!("{done} steps, {seen:#?}");
 }

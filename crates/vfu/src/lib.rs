@@ -54,6 +54,8 @@ mod quiesce;
 mod reentrant;
 pub mod server;
 mod shared;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 mod sync;
 mod transport;
 

@@ -151,6 +151,15 @@ impl Shared {
         self.set_bus_master(config.bus_master() && config.power_state() == PowerState::D0);
     }
 
+    /// What a DMA that failed with `e` failed of: without a client all else is a consequence.
+    pub(crate) fn explain(&self, e: DmaError) -> DmaError {
+        let may_follow = matches!(
+            e,
+            DmaError::NotMapped { .. } | DmaError::BusMasterDisabled | DmaError::Canceled
+        );
+        if may_follow && self.live().is_none() { DmaError::NotConnected } else { e }
+    }
+
     pub(crate) fn set_gate(&self, gate: Gate) {
         self.gate.store(gate as u8, Ordering::SeqCst);
     }

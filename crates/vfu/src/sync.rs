@@ -5,10 +5,12 @@
 //! makes a thread wait, `Arc` and `OnceLock`, is the standard library's always.
 
 #[cfg(shuttle)]
-mod clock;
+pub(crate) mod clock;
 #[cfg(shuttle)]
 mod condvar;
 pub(crate) mod kernel;
+#[cfg(shuttle)]
+mod thread;
 
 #[cfg(not(any(loom, shuttle)))]
 mod chosen {
@@ -30,8 +32,8 @@ mod chosen {
 mod chosen {
     pub(crate) use super::clock::Instant;
     pub(crate) use super::condvar::Condvar;
+    pub(crate) use super::thread::ThreadBuilder;
     pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock, atomic};
-    pub(crate) use shuttle::thread::Builder as ThreadBuilder;
     pub(crate) use shuttle::thread_local;
 }
 

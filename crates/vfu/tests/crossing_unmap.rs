@@ -50,10 +50,10 @@ fn c3a_an_unmap_ends_what_overlaps_it() {
             assert_eq!(write.end(), Err(DmaError::Canceled), "{face:?} {style:?} {twin}");
             assert!(not_mapped(outcomes.recv().unwrap()));
             assert!(not_mapped(face.read(&bench.handle, BASE, 1).end()));
+            peer.is_quiet();
             let log = bench.log.all();
             let order = ["unmapping 0x100000", "unmapped 0x100000", "resume"];
             assert_eq!(log[log.len() - 3..], order, "{round}");
-            peer.is_quiet();
             peer.map(BASE, SIZE);
             peer.dma_works(&bench.handle);
         }
@@ -133,7 +133,6 @@ fn c3c_a_part_that_comes_back_is_another() {
             let write = face.write(&bench.handle, BASE, vec![1; 2 << 20]);
             let (first, at, _) = peer.told();
             peer.main.send(&[unmap(1, BASE, SIZE), reg_read(2, 0, 4)].concat()).unwrap();
-            let remap = |peer: &Peer| peer.map(BASE, SIZE);
             let mut replies = 0;
             while replies < 2 {
                 if twin && !peer.main.has_input().unwrap() {
@@ -147,13 +146,9 @@ fn c3c_a_part_that_comes_back_is_another() {
                 replies += usize::from(message.header.command != Command::DmaWrite.as_u16());
             }
             assert_eq!(write.end(), Err(DmaError::Canceled), "{face:?}");
-            while twin && peer.dma().has_input().unwrap() {
-                peer.told();
-            }
-            remap(&peer);
+            peer.map(BASE, SIZE);
             peer.ack(&first, at, 4096);
-            peer.is_quiet();
-            peer.dma_works(&bench.handle);
+            peer.dma_works_after_writes(&bench.handle);
         }
     }
 }
@@ -189,15 +184,13 @@ fn c3d_a_late_reply_for_memory_that_has_gone_is_dropped() {
 fn c3f_a_lease_in_the_devices_state_delays_the_unmap_only() {
     for (style, twin) in worlds() {
         let bench = Bench::of(style, forever(), |gadget| {
-            let mut kept: Option<Lease> = None;
+            let mut kept: Vec<Lease> = Vec::new();
             gadget.on_write(move |handle, _, data, _| {
-                kept = match data[0] {
-                    0 => None,
-                    _ => Some(handle.dma().lease(0x1000, 0x1000, Direction::Write).unwrap()),
-                };
-                if let Some(lease) = &kept {
-                    lease.write(0xffc, b"kept").unwrap();
+                kept.clear();
+                if data[0] != 0 {
+                    kept.push(handle.dma().lease(0x1000, 0x1000, Direction::Write).unwrap());
                 }
+                kept.iter().for_each(|lease| lease.write(0xffc, b"kept").unwrap());
                 Ok(())
             })
         });

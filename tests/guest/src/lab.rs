@@ -1,6 +1,6 @@
 //! All that tests share, and what each of them gets.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -105,7 +105,8 @@ impl Lab {
         fs::create_dir_all(&logs)?;
         // In the folder for temporary files: paths of sockets are limited to 107 bytes.
         let scratch = TempDir::with_prefix("vfu-guest-")?;
-        Ok(Bench { lab: self, logs, scratch, boots: Cell::new(0) })
+        let expected = RefCell::default();
+        Ok(Bench { lab: self, logs, scratch, boots: Cell::new(0), expected })
     }
 
     fn vfu(&self) -> Result<&Path> {
@@ -123,7 +124,13 @@ pub struct Bench<'a> {
     logs: PathBuf,
     scratch: TempDir,
     boots: Cell<u32>,
+    /// Complaints of QEMU that belong to the test.
+    expected: RefCell<Vec<&'static str>>,
 }
+
+/// What QEMU says when a vfio-user session went wrong, in lower case. The guest may not notice.
+const COMPLAINTS: [&str; 6] =
+    ["bad header", "unexpected reply", "short read", "timed out", "unknown message", "vfio_user"];
 
 impl Bench<'_> {
     /// Starts `vfu serve DEVICE`; a second call for the same device takes the same path.
@@ -151,6 +158,32 @@ impl Bench<'_> {
             scratch: self.scratch.path().to_path_buf(),
         };
         Guest::start(&lab.qemu, &lab.files, &lab.program, machine, &places)
+    }
+
+    /// Lets QEMU complain about a session in these words, in lower case; else that fails the test.
+    pub fn expect_complaint(&self, words: &'static str) {
+        self.expected.borrow_mut().push(words);
+    }
+
+    /// Checks that QEMU did not complain about a session, but for what the test expects.
+    ///
+    /// # Errors
+    ///
+    /// The first line that it should not have said.
+    pub fn no_complaints(&self) -> Result<()> {
+        let expected = self.expected.borrow();
+        for boot in 1..=self.boots.get() {
+            let text = fs::read(self.logs.join(format!("qemu-{boot}.log")))?;
+            let text = String::from_utf8_lossy(&text).to_lowercase();
+            let is_bad = |line: &&str| {
+                COMPLAINTS.iter().any(|words| line.contains(words))
+                    && !expected.iter().any(|words| line.contains(words))
+            };
+            if let Some(line) = text.lines().find(is_bad) {
+                bail!("QEMU complains: {line}");
+            }
+        }
+        Ok(())
     }
 
     /// Where the logs are.

@@ -315,7 +315,8 @@ impl<F> Requests<F> {
             (None, _) => true,
             (Some((start, len)), Some((s, l))) => {
                 let (end, e) = (u128::from(start) + u128::from(len), u128::from(s) + u128::from(l));
-                u128::from(s) < end && u128::from(start) < e
+                // A range without bytes overlaps nothing, wherever it lies.
+                len > 0 && l > 0 && u128::from(s) < end && u128::from(start) < e
             }
             (Some(_), None) => false,
         })

@@ -83,6 +83,8 @@ impl World {
         }
         let Some((message, sent)) = self.sides[SERVER].take(false) else { return false };
         let before = self.device.executed;
+        let nested = u64::from(!self.device.handlers.is_empty());
+        self.seen.add("a command while a handler waits", nested);
         self.device.executed += 1;
         let header = *message.header();
         let mut out = Vec::new();
@@ -133,6 +135,13 @@ impl World {
         true
     }
 
+    /// Raises an interrupt when all that was written is there.
+    pub(super) fn interrupt(&mut self) -> bool {
+        let waits = self.sides[SERVER].fence().is_some();
+        self.seen.add("an interrupt behind writes", u64::from(waits));
+        waits
+    }
+
     /// Answers a command: now, later, or behind the writes before it.
     fn give(&mut self, rng: &mut Rng, to: &Sent, reply: Reply) {
         if to.header.wants_no_reply() {
@@ -141,6 +150,7 @@ impl World {
         if self.config.twin && self.config.holds {
             if let Some(flag) = self.sides[SERVER].fence() {
                 self.device.held.push((flag, reply));
+                self.seen.add("a reply behind writes", 1);
                 return;
             }
         }
@@ -182,6 +192,7 @@ impl World {
         // A device that can't be entered again would keep the reset waiting.
         let reset = !self.config.reentrant && self.sides[SERVER].engine.reset_is_queued();
         if reset {
+            self.seen.add("a handler that a reset ends", 1);
             self.sides[SERVER].forget(ticket);
         } else {
             let Some((request, reply)) = self.sides[SERVER].outcome(ticket) else {
@@ -223,9 +234,10 @@ impl World {
         let mut payload = Vec::new();
         DmaReadRequest { address, count: len as u64 }.emit(&mut payload);
         let patient = handler.is_none() && rng.one_in(5);
+        let deadline = (!patient).then(|| self.deadline(rng));
         let request = (Command::DmaRead, ask);
         let Some(ticket) =
-            self.dma(rng, request, (address, len as u64), payload, fds, patient, handler.is_some())
+            self.dma(request, (address, len as u64), payload, fds, deadline, handler.is_some())
         else {
             return false;
         };
@@ -242,9 +254,9 @@ impl World {
         let mut payload = Vec::new();
         DmaWriteRequest { address, data: &data }.emit(&mut payload);
         let request = (Command::DmaWrite, Ask::DmaWrite { address, len });
-        let patient = rng.one_in(5);
+        let deadline = (!rng.one_in(5)).then(|| self.deadline(rng));
         let started =
-            self.dma(rng, request, (address, len as u64), payload, Vec::new(), patient, false);
+            self.dma(request, (address, len as u64), payload, Vec::new(), deadline, false);
         if started.is_none() {
             return false;
         }
@@ -254,19 +266,16 @@ impl World {
         true
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn dma(
         &mut self,
-        rng: &mut Rng,
         request: (Command, Ask),
         range: (u64, u64),
         payload: Vec<u8>,
         fds: Vec<u32>,
-        patient: bool,
+        deadline: Option<u64>,
         by_handler: bool,
     ) -> Option<Ticket> {
         let command = request.0;
-        let deadline = (!patient).then(|| self.deadline(rng));
         let (ticket, serial) =
             self.sides[SERVER].start(request, deadline, Some(range), by_handler)?;
         let header = Header::command(ticket.id(), command, payload.len());
@@ -280,7 +289,7 @@ impl World {
     /// Gives up DMA to addresses that may begin and end anywhere.
     pub(super) fn cancel_range(&mut self, rng: &mut Rng) -> bool {
         let slot = rng.below(SLOTS as u32) as usize;
-        let len = u64::from(rng.pick(&[1, 2, 64, SLOT as u32]));
+        let len = u64::from(rng.pick(&[0, 1, 2, 64, SLOT as u32]));
         let start = base(slot) + u64::from(rng.pick(&[0, 1, SLOT as u32 / 2, SLOT as u32 - 1]));
         let len = len.min(u64::MAX - start + u64::from(start > 0));
         self.sides[SERVER].cancel(Some((start, len)));

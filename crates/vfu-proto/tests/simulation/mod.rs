@@ -16,7 +16,9 @@ mod faults;
 mod net;
 mod rng;
 mod run;
+mod seen;
 mod side;
 mod world;
 
 pub(crate) use run::{Flavour, campaign, replay};
+pub(crate) use seen::Seen;

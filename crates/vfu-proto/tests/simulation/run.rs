@@ -1,12 +1,13 @@
 //! Runs, and what becomes of one that fails: it is shrunk and told.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 
 use vfu_proto::session::Closed;
 
 use super::config::{Config, Op};
+use super::seen::Seen;
 use super::world::{CLIENT, SERVER, World};
 
 /// What may go wrong in a run.
@@ -32,33 +33,36 @@ impl Flavour {
     }
 }
 
-/// Runs seeds of one flavour from `first` on, until so many steps are done. Returns their number.
-pub(crate) fn campaign(flavour: Flavour, first: u64, steps: u64) -> u64 {
+/// Runs seeds of one flavour from `first` on, until so many steps are done. Returns their number,
+/// and what was seen.
+pub(crate) fn campaign(flavour: Flavour, first: u64, steps: u64) -> (u64, Seen) {
     let at = Flavour::ALL.iter().position(|f| *f == flavour).unwrap_or(0) as u64;
     let mut seed = first - first % 4 + at;
-    let mut done = 0;
+    let (mut done, mut seen) = (0, Seen::default());
     while done < steps {
-        done += replay(seed);
+        let (steps, also) = replay(seed);
+        done += steps;
+        seen.merge(&also);
         seed += 4;
     }
-    done
+    (done, seen)
 }
 
-/// Runs one seed. Returns the number of steps.
+/// Runs one seed. Returns the number of steps, and what was seen.
 ///
 /// # Panics
 /// The run fails: with the seed, the shortest program found that fails, and what it does.
-pub(crate) fn replay(seed: u64) -> u64 {
+pub(crate) fn replay(seed: u64) -> (u64, Seen) {
     let (config, program) = Config::draw(Flavour::of(seed), seed);
     match attempt(&config, &program) {
-        Ok(steps) => steps,
-        Err(why) => {
-            let short = shrink(&config, program);
+        Ok(done) => done,
+        Err(Failure { what, place }) => {
+            let short = shrink(&config, program, &place);
             let mut trace = Vec::new();
             let end = quietly(|| run(&config, &short, Some(&mut trace)));
-            let end = end.err().unwrap_or_default();
+            let end = end.err().map(|failure| failure.what).unwrap_or_default();
             panic!(
-                "VFU_SIM_SEED={seed} fails: {why}\n\n{config:#?}\n\nshrunk to {} steps:\n  {}\n{end}",
+                "VFU_SIM_SEED={seed} fails at {place}: {what}\n\n{config:#?}\n\nshrunk to {} steps:\n  {}\n{end}",
                 short.len(),
                 trace.join("\n  "),
             );
@@ -66,19 +70,22 @@ pub(crate) fn replay(seed: u64) -> u64 {
     }
 }
 
-fn attempt(config: &Config, program: &[Op]) -> Result<u64, String> {
+fn attempt(config: &Config, program: &[Op]) -> Result<(u64, Seen), Failure> {
     quietly(|| run(config, program, None))
 }
 
 /// The whole life of a world.
-fn run(config: &Config, program: &[Op], trace: Option<&mut Vec<String>>) -> u64 {
+fn run(config: &Config, program: &[Op], trace: Option<&mut Vec<String>>) -> (u64, Seen) {
     let mut world = World::new(config.clone(), trace.is_some());
     let result = catch_unwind(AssertUnwindSafe(|| live(&mut world, program)));
     if let (Some(trace), Some(told)) = (trace, world.trace.take()) {
         *trace = told;
     }
     match result {
-        Ok(steps) => steps,
+        Ok(steps) => {
+            world.sides.iter().for_each(|side| world.seen.add_side(side));
+            (steps, world.seen)
+        }
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }
@@ -100,7 +107,8 @@ fn check_rest(world: &World) {
     assert!(world.streams.iter().flatten().all(|s| s.is_idle() && s.log.is_empty()));
     assert_eq!(world.device.executed, world.client.commands, "commands executed, of those sent");
     assert_eq!(world.client.served, world.device.dmas, "DMA served, of that asked for");
-    assert!(world.device.is_idle());
+    // A write without a deadline that is never answered keeps back what waits for it.
+    assert!(world.device.is_idle() || !world.client.unanswered.is_empty());
     for who in [CLIENT, SERVER] {
         let side = &world.sides[who];
         assert!(side.framers.iter().all(|framer| !framer.is_mid_message()));
@@ -127,41 +135,53 @@ fn check_end(world: &World) {
     }
 }
 
-/// Leaves out what the failure does not need: large parts first, then smaller ones.
-fn shrink(config: &Config, mut program: Vec<Op>) -> Vec<Op> {
-    let mut attempts = 3000;
+/// Leaves out what the failure at `place` does not need: large parts first, then smaller ones.
+fn shrink(config: &Config, mut program: Vec<Op>, place: &str) -> Vec<Op> {
+    // In steps, so that a failure is told soon enough.
+    let mut budget = 2_000_000_usize;
     let mut part = program.len().div_ceil(2);
     loop {
         let mut at = 0;
         let mut any = false;
-        while at < program.len() && attempts > 0 {
+        while at < program.len() && budget > 0 {
             let end = program.len().min(at + part);
             let shorter = [&program[..at], &program[end..]].concat();
-            attempts -= 1;
-            if attempt(config, &shorter).is_err() {
+            budget = budget.saturating_sub(shorter.len());
+            if attempt(config, &shorter).is_err_and(|failure| failure.place == place) {
                 (program, any) = (shorter, true);
             } else {
                 at = end;
             }
         }
-        if attempts == 0 || (part <= 1 && !any) {
+        if budget == 0 || (part <= 1 && !any) {
             return program;
         }
         part = part.div_ceil(2);
     }
 }
 
-thread_local! {
-    static QUIET: Cell<bool> = const { Cell::new(false) };
+/// What a run failed with, and where in the code.
+#[derive(Debug)]
+struct Failure {
+    what: String,
+    place: String,
 }
 
-/// Runs what may panic, and keeps the message of the panic for the caller.
-fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs what may panic, and keeps what the panic says for the caller.
+fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = take_hook();
         set_hook(Box::new(move |info| {
-            if !QUIET.get() {
+            if QUIET.get() {
+                let place = info.location().map(ToString::to_string);
+                PLACE.set(place.unwrap_or_default());
+            } else {
                 usual(info);
             }
         }));
@@ -171,6 +191,7 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     QUIET.set(false);
     result.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Failure { what: text.unwrap_or_default(), place: PLACE.take() }
     })
 }

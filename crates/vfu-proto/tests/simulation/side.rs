@@ -26,6 +26,8 @@ pub(super) struct Side {
     pub(super) refusals: Vec<(Channel, Header)>,
     woken: Vec<Waker>,
     honest: bool,
+    /// Requests that found no room.
+    pub(super) refused: u64,
 }
 
 impl Side {
@@ -36,12 +38,19 @@ impl Side {
         }
         let framers = Channel::ALL.map(|_| Framer::new(limits.max_message));
         let book = Book::new(role, twin, limits);
-        Side { engine, book, framers, refusals: Vec::new(), woken: Vec::new(), honest }
+        Side { engine, book, framers, refusals: Vec::new(), woken: Vec::new(), honest, refused: 0 }
     }
 
     /// One receive of up to `max` bytes, and what comes of it. False if nothing could be done.
     pub(super) fn deliver(&mut self, channel: Channel, stream: &mut Stream, max: usize) -> bool {
-        if self.book.closed.is_some() || self.engine.is_paused(channel) {
+        if let Some(why) = &self.book.closed {
+            // What came before and was not sorted yet comes too late.
+            if let Ok(Some(message)) = self.framers[channel as usize].pop() {
+                assert_eq!(self.engine.arrive(channel, message).err().as_ref(), Some(why));
+            }
+            return false;
+        }
+        if self.engine.is_paused(channel) {
             return false;
         }
         let mut progress = self.pump(channel, stream);
@@ -121,6 +130,7 @@ impl Side {
                 let expected = if self.book.closed.is_some() { Start::Closed } else { Start::Full };
                 assert_eq!(why, expected);
                 assert!(full || why == Start::Closed, "refused though there is room");
+                self.refused += u64::from(why == Start::Full);
                 return None;
             }
         };
@@ -171,6 +181,12 @@ impl Side {
             }
             (state, got) => panic!("{state:?} expected, got {got:?}"),
         }
+    }
+
+    /// Whether a reply is here that may not be seen yet.
+    pub(super) fn is_held_back(&self, ticket: Ticket) -> bool {
+        let request = self.book.requests.iter().find(|r| r.ticket == ticket);
+        request.is_some_and(|r| matches!(r.state, State::Done { .. }))
     }
 
     /// The oldest command, as the executor takes it.

@@ -12,6 +12,7 @@ use super::config::{Config, Kind, Op};
 use super::device::Device;
 use super::net::{Sent, Stream};
 use super::rng::Rng;
+use super::seen::Seen;
 use super::side::Side;
 
 pub(super) const CLIENT: usize = 0;
@@ -47,6 +48,8 @@ pub(super) struct World {
     hung_up: [bool; 2],
     /// A socket was lost, or somebody lied.
     pub(super) intact: bool,
+    /// How often the rarer things happened.
+    pub(super) seen: Seen,
     /// What happened, if that is wanted.
     pub(super) trace: Option<Vec<String>>,
 }
@@ -68,6 +71,7 @@ impl World {
             device: Device::new(),
             hung_up: [false; 2],
             intact: config.honest,
+            seen: Seen::default(),
             trace: traced.then(Vec::new),
             config,
         }
@@ -105,7 +109,7 @@ impl World {
             Kind::DmaRead => self.dma_read(rng, None),
             Kind::DmaWrite => self.dma_write(rng),
             Kind::CancelRange => self.cancel_range(rng),
-            Kind::Interrupt => self.sides[SERVER].fence().is_some(),
+            Kind::Interrupt => self.interrupt(),
             Kind::Poll => self.poll(rng),
             Kind::Forget => self.forget(rng),
             Kind::WakeOn => self.wake_on(rng),
@@ -225,7 +229,12 @@ impl World {
 
     /// Looks what became of a request. True if that is known now.
     fn look(&mut self, who: usize, ticket: Ticket) -> bool {
-        let Some((request, reply)) = self.sides[who].outcome(ticket) else { return false };
+        let Some((request, reply)) = self.sides[who].outcome(ticket) else {
+            if self.sides[who].is_held_back(ticket) {
+                self.seen.add("an outcome behind a command", 1);
+            }
+            return false;
+        };
         self.note(format_args!("side {who} learns of {ticket:?}: {:?}", request.state));
         self.finish(who, request, reply);
         true
@@ -270,6 +279,7 @@ impl World {
         let stop = oldest.ticket.id().wrapping_sub(3);
         for _ in 0..=u16::MAX {
             if self.sides[who].start_posted().is_none_or(|id| id == stop) {
+                self.seen.add("ids that come round", 1);
                 break;
             }
         }

@@ -27,8 +27,9 @@ impl Dma {
     /// # Errors
     /// [`DmaError::NotDirect`] if it is reached by messages, or spans mappings.
     pub fn lease(&self, address: u64, len: u64, direction: Direction) -> Result<Lease, DmaError> {
-        self.shared.may_dma()?;
-        let held = self.shared.table.lease(address, direction)?;
+        let allowed = self.shared.may_dma();
+        let held = allowed.and_then(|_| self.shared.table.lease(address, direction));
+        let held = held.map_err(|e| self.shared.explain(e))?;
         let offset = address - held.address;
         let direct = matches!(held.backing, Backing::Mapped(..));
         if !direct || len > held.size - offset {

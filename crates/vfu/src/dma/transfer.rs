@@ -56,6 +56,10 @@ impl<'a> Transfer<'a> {
 
     /// Moves on as far as it goes without waiting. `None`: all bytes have been moved.
     pub(super) fn advance(&mut self, asker: &Asker<'_>) -> Result<Option<Waiting>, DmaError> {
+        self.try_advance(asker).map_err(|e| self.shared.explain(e))
+    }
+
+    fn try_advance(&mut self, asker: &Asker<'_>) -> Result<Option<Waiting>, DmaError> {
         let len = self.buffer.len();
         if self.epoch.is_none() {
             self.begin()?;

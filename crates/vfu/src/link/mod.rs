@@ -57,6 +57,7 @@ pub(crate) enum Waited {
 /// One session and its sockets.
 #[derive(Debug)]
 pub(crate) struct Link {
+    role: Role,
     main: Socket,
     twin: OnceLock<Socket>,
     state: Mutex<State>,
@@ -138,6 +139,7 @@ impl Link {
         let opening = opening.map(|timeout| Time::ZERO + timeout);
         let max_open_answers = limits.queued_commands;
         let link = Link {
+            role,
             main: Socket::new(socket),
             twin: OnceLock::new(),
             state: Mutex::new(State {
@@ -271,10 +273,31 @@ impl Link {
         parts: &[IoSlice<'_>],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Closed> {
-        let index = channel as usize;
-        let mut outbox = self.outboxes[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let outbox = self.outbox(channel);
+        self.send_from(outbox, channel, parts, fds)
+    }
+
+    /// The channel for our requests.
+    fn request_channel(&self) -> Channel {
+        match self.role {
+            Role::Server if self.has_twin() => Channel::Twin,
+            Role::Server | Role::Client => Channel::Main,
+        }
+    }
+
+    fn outbox(&self, channel: Channel) -> MutexGuard<'_, Outbox> {
+        self.outboxes[channel as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send_from(
+        &self,
+        mut outbox: MutexGuard<'_, Outbox>,
+        channel: Channel,
+        parts: &[IoSlice<'_>],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Closed> {
         let sent = outbox.send(self.socket(channel), parts, fds);
-        self.unsent[index].store(outbox.len(), Ordering::Release);
+        self.unsent[channel as usize].store(outbox.len(), Ordering::Release);
         drop(outbox);
         sent.map_err(|e| self.close(lost(e)))
     }
@@ -282,7 +305,7 @@ impl Link {
     /// Sends what goes of what waits.
     fn flush(&self, channel: Channel) -> Result<(), Closed> {
         let index = channel as usize;
-        let mut outbox = self.outboxes[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outbox = self.outbox(channel);
         let flushed = outbox.flush(self.socket(channel));
         self.unsent[index].store(outbox.len(), Ordering::Release);
         drop(outbox);

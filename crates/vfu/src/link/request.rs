@@ -9,8 +9,10 @@ use std::time::Duration;
 use vfu_proto::session::{Abort, Channel, Closed, Session, Start, Ticket};
 use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
+use super::outbox::Outbox;
 use super::wait::{On, Sight};
 use super::{Link, Message, Waited};
+use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 
 /// What a request is about, and how long it may take.
@@ -94,6 +96,9 @@ impl Link {
         if command == Command::DmaWrite {
             self.has_written.store(true, Ordering::SeqCst);
         }
+        // Who gives requests up and then says so to the peer, as an unmap does, says it behind those
+        // that were sent: the outbox is ours before the request is there to be given up.
+        let outbox = self.outbox(self.request_channel());
         let mut state = self.lock();
         if !self.has_room(&state.session) {
             return Ok(None);
@@ -107,8 +112,8 @@ impl Link {
         let ticket = state.session.start(command, deadline, about.range)?;
         drop(state);
         // If it can't be sent the session is closed, and that is the outcome.
-        let _closed =
-            self.send_command(ticket.channel(), ticket.id(), command, payload, fds, false);
+        let header = Header::command(ticket.id(), command, payload_len(payload));
+        let _closed = self.send_command(outbox, ticket.channel(), header, payload, fds);
         Ok(Some(ticket))
     }
 
@@ -266,7 +271,8 @@ impl Link {
             room.then(|| session.start_posted().map(|id| (channel, id)))
         });
         let (channel, id) = started.unwrap_or(Err(Start::Closed))?;
-        self.send_command(channel, id, command, payload, &[], true)
+        let header = Header::command(id, command, payload_len(payload)).with_no_reply();
+        self.send_command(self.outbox(channel), channel, header, payload, &[])
             .map_err(|_| RequestError::NotStarted(Start::Closed))
     }
 
@@ -285,26 +291,25 @@ impl Link {
 
     fn send_command(
         &self,
+        outbox: MutexGuard<'_, Outbox>,
         channel: Channel,
-        id: u16,
-        command: Command,
+        header: Header,
         payload: &[IoSlice<'_>],
         fds: &[BorrowedFd<'_>],
-        posted: bool,
     ) -> Result<(), Closed> {
-        let len = payload.iter().map(|p| p.len()).sum();
-        let mut header = Header::command(id, command, len);
-        if posted {
-            header = header.with_no_reply();
-        }
         let header: [u8; HEADER_SIZE] = header.emit();
+        let header = IoSlice::new(&header);
         match payload {
-            [] => self.send(channel, &[IoSlice::new(&header)], fds),
-            [one] => self.send(channel, &[IoSlice::new(&header), IoSlice::new(one)], fds),
+            [] => self.send_from(outbox, channel, &[header], fds),
+            [one] => self.send_from(outbox, channel, &[header, IoSlice::new(one)], fds),
             [one, two, ..] => {
-                let parts = [IoSlice::new(&header), IoSlice::new(one), IoSlice::new(two)];
-                self.send(channel, &parts, fds)
+                let parts = [header, IoSlice::new(one), IoSlice::new(two)];
+                self.send_from(outbox, channel, &parts, fds)
             }
         }
     }
+}
+
+fn payload_len(payload: &[IoSlice<'_>]) -> usize {
+    payload.iter().map(|part| part.len()).sum()
 }

@@ -133,7 +133,10 @@ impl Link {
     fn expire(&self, state: &mut State) -> bool {
         let due = state.session.next_deadline().is_some_and(|d| d <= self.now());
         let expired = due && state.session.expire(self.now()) > 0;
-        if expired {
+        if state.session.closed().is_some() {
+            // The peer now owes too much.
+            self.hang_up(state);
+        } else if expired {
             self.wake_sleepers(state);
         }
         expired

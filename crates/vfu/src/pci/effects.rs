@@ -13,17 +13,25 @@ pub struct Effects {
     pub decode_changed: bool,
     /// A Base Address Register. Sizing a BAR (all ones, then the address) sets it too.
     pub bars_changed: bool,
+    /// The size of a BAR, by its Resizable BAR Control. `bars_changed` comes with it, and the BAR has
+    /// no useful address until software writes one.
+    pub bar_sizes_changed: bool,
+    /// The Expansion ROM Base Address register: the address or Expansion ROM Enable.
+    pub rom_changed: bool,
     /// Command, Interrupt Disable.
     pub intx_disable_changed: bool,
     /// Any writable register of the MSI capability: enable, vector count, address, data or mask.
     pub msi_changed: bool,
     /// MSI-X Enable or Function Mask.
     pub msix_changed: bool,
-    /// The power state before and after. Registers survive D3hot (No_Soft_Reset is set), unless the
-    /// author gave a raw capability that says otherwise: then from D3hot to D0 the owner resets.
+    /// The power state before and after.
     pub power_state: Option<(PowerState, PowerState)>,
+    /// The function left D3hot for D0 and its No_Soft_Reset is clear: its registers do not survive
+    /// that (PM 5.4.1). As with `flr`, finish or abort what is in flight, then call
+    /// [`reset_function`](super::ConfigSpace::reset_function).
+    pub soft_reset: bool,
     /// Initiate Function Level Reset was written. The space is still as it was: finish or abort
-    /// what is in flight, then call [`reset`](super::ConfigSpace::reset).
+    /// what is in flight, then call [`reset_function`](super::ConfigSpace::reset_function).
     pub flr: bool,
 }
 

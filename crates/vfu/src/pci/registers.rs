@@ -1,16 +1,22 @@
 //! Registers as data: a row of bytes, each with its reset value and who may change which bit.
 
+use super::{Field, RawCapability};
+
 /// One byte of register space.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cell {
     /// What a read returns.
     pub(crate) now: u8,
-    /// What a reset puts back.
+    /// What power-on puts there.
     reset: u8,
     /// Bits that take the written value.
     rw: u8,
     /// Bits that a written 1 clears.
     rw1c: u8,
+    /// Bits that a reset of the function leaves as they are.
+    sticky: u8,
+    /// Bits that change from the device's side only.
+    driven: u8,
 }
 
 impl Cell {
@@ -22,6 +28,11 @@ impl Cell {
     /// Bits that a write can change.
     pub(crate) fn writable(self) -> u8 {
         self.rw | self.rw1c
+    }
+
+    /// Bits that change from the device's side only.
+    pub(crate) fn driven(self) -> u8 {
+        self.driven
     }
 }
 
@@ -52,7 +63,7 @@ impl Registers {
     /// Defines one byte: its reset value and its writable bits. For building only, as the other
     /// `set_*` functions: panics outside the run.
     pub(crate) fn set_u8(&mut self, at: usize, reset: u8, rw: u8) {
-        self.cells[at] = Cell { now: reset, reset, rw, rw1c: 0 };
+        self.cells[at] = Cell { now: reset, reset, rw, ..Cell::default() };
     }
 
     /// Defines two bytes, little-endian.
@@ -69,6 +80,63 @@ impl Registers {
     pub(crate) fn set_bytes(&mut self, at: usize, reset: &[u8], rw: &[u8]) {
         for (i, &value) in reset.iter().enumerate() {
             self.set_u8(at + i, value, rw.get(i).copied().unwrap_or(0));
+        }
+    }
+
+    /// Defines the first `width` bytes of a register, 4 at most.
+    pub(crate) fn set_field(&mut self, at: usize, width: usize, field: Field) {
+        let [reset, rw, rw1c, sticky, driven] =
+            [field.reset, field.rw, field.rw1c, field.sticky, field.driven].map(u32::to_le_bytes);
+        for i in 0..width {
+            self.cells[at + i] = Cell {
+                now: reset[i],
+                reset: reset[i],
+                rw: rw[i],
+                rw1c: rw1c[i],
+                sticky: sticky[i],
+                driven: driven[i],
+            };
+        }
+    }
+
+    /// Defines what an author gave as bytes and masks.
+    pub(crate) fn set_raw(&mut self, at: usize, raw: &RawCapability) {
+        let byte = |mask: &[u8], i: usize| mask.get(i).copied().unwrap_or(0);
+        for (i, &value) in raw.body.iter().enumerate() {
+            self.cells[at + i] = Cell {
+                now: value,
+                reset: value,
+                rw: byte(&raw.writable, i),
+                rw1c: byte(&raw.write_one_to_clear, i),
+                sticky: byte(&raw.sticky, i),
+                driven: byte(&raw.driven, i),
+            };
+        }
+    }
+
+    /// Makes bits of a defined 16-bit register sticky.
+    pub(crate) fn set_sticky(&mut self, at: usize, bits: u16) {
+        for (i, bits) in bits.to_le_bytes().into_iter().enumerate() {
+            self.cells[at + i].sticky |= bits;
+        }
+    }
+
+    /// Makes bits of a defined register the device's own.
+    pub(crate) fn set_driven(&mut self, at: usize, bits: u32) {
+        for (i, bits) in bits.to_le_bytes().into_iter().enumerate().filter(|(_, bits)| *bits != 0) {
+            let cell = &mut self.cells[at + i];
+            cell.rw &= !bits;
+            cell.rw1c &= !bits;
+            cell.driven |= bits;
+        }
+    }
+
+    /// Changes the writable bits of a defined byte, and clears those that no longer are. Not only for
+    /// building: a resized BAR does it.
+    pub(crate) fn remask(&mut self, at: usize, rw: u8) {
+        if let Some(cell) = self.cells.get_mut(at) {
+            cell.now &= !(cell.rw & !rw);
+            cell.rw = rw;
         }
     }
 
@@ -120,10 +188,17 @@ impl Registers {
         }
     }
 
-    /// Back to the reset values.
+    /// Back to the values at power-on.
     pub(crate) fn reset(&mut self) {
         for cell in &mut self.cells {
             cell.now = cell.reset;
+        }
+    }
+
+    /// Back to the values at power-on, but for sticky bits.
+    pub(crate) fn reset_function(&mut self) {
+        for cell in &mut self.cells {
+            cell.now = cell.now & cell.sticky | cell.reset & !cell.sticky;
         }
     }
 }
@@ -160,6 +235,22 @@ mod tests {
         assert_eq!(registers.cells()[0].rw & registers.cells()[0].rw1c, 0);
         registers.set_read_only(0, 0b0000_1001);
         assert_eq!(registers.cells()[0].writable(), 0b0011_0110);
+    }
+
+    #[test]
+    fn a_sticky_bit_ends_at_power_on() {
+        let mut registers = Registers::reserved(4);
+        let field = Field::new(0xf0).rw(0x0c).rw1c(0x03).sticky(0x05).driven(0x0100);
+        registers.set_field(0, 4, field);
+        registers.raise(0, 0xff);
+        let written = registers.cells()[0].written(0x0c);
+        registers.cells_mut()[0].now = written;
+        assert_eq!(registers.u32(0), 0xff);
+        registers.reset_function();
+        assert_eq!(registers.u32(0), 0xf5);
+        registers.reset();
+        assert_eq!(registers.u32(0), 0xf0);
+        assert_eq!((registers.cells()[1].driven(), registers.cells()[1].writable()), (1, 0));
     }
 
     #[test]

@@ -65,6 +65,9 @@ pub const STATUS_CAPABILITIES: u16 = 1 << 4;
 /// Signaled System Error and Detected Parity Error; each is cleared by writing 1.
 pub const STATUS_ERRORS: u16 = 0xf900;
 
+/// Expansion ROM Base Address: Expansion ROM Enable.
+pub const ROM_ENABLE: u32 = 1 << 0;
+
 /// Capability ID of PCI Power Management (PM 3.2).
 pub const CAP_PM: u8 = 0x01;
 /// Capability ID of MSI (PCI 6.8.1).
@@ -80,6 +83,8 @@ pub const CAP_MSIX: u8 = 0x11;
 pub const PM_CAPABILITIES: usize = 0x02;
 /// PM: Power Management Control/Status, 2 bytes (PM 3.2.4).
 pub const PM_CONTROL: usize = 0x04;
+/// PMCSR: PME_Status, cleared by writing 1; sticky.
+pub const PM_CONTROL_PME_STATUS: u16 = 1 << 15;
 
 /// MSI and MSI-X: Message Control, 2 bytes (PCI 6.8.1.3, 6.8.2.3).
 pub const MESSAGE_CONTROL: usize = 0x02;
@@ -118,3 +123,38 @@ pub const DEVICE_CONTROL_FLR: u16 = 1 << 15;
 pub const DEVICE_STATUS_ERRORS: u16 = 0x000f;
 /// Device Status: Transactions Pending; read-only.
 pub const DEVICE_STATUS_PENDING: u16 = 1 << 5;
+
+/// Extended Capability ID of Advanced Error Reporting (PCIe 7.8.4).
+pub const EXT_AER: u16 = 0x0001;
+/// Extended Capability ID of Device Serial Number (PCIe 7.9.3).
+pub const EXT_SERIAL: u16 = 0x0003;
+/// Extended Capability ID of a vendor specific capability (PCIe 7.9.5).
+pub const EXT_VENDOR: u16 = 0x000b;
+/// Extended Capability ID of Address Translation Services (ATS 1.1, 5.1).
+pub const EXT_ATS: u16 = 0x000f;
+/// Extended Capability ID of Single Root I/O Virtualization (SR-IOV 1.1, 3.3).
+pub const EXT_SRIOV: u16 = 0x0010;
+/// Extended Capability ID of Resizable BAR (PCIe 7.8.6).
+pub const EXT_REBAR: u16 = 0x0015;
+/// Extended Capability ID of Process Address Space ID (PCIe 7.8.8).
+pub const EXT_PASID: u16 = 0x001b;
+
+/// AER: Uncorrectable Error Status, 4 bytes (PCIe 7.8.4.2).
+pub const AER_UNCORRECTABLE_STATUS: usize = 0x04;
+/// AER: Uncorrectable Error Mask, 4 bytes (PCIe 7.8.4.3).
+pub const AER_UNCORRECTABLE_MASK: usize = 0x08;
+/// AER: Uncorrectable Error Severity, 4 bytes (PCIe 7.8.4.4).
+pub const AER_UNCORRECTABLE_SEVERITY: usize = 0x0c;
+/// AER: Correctable Error Status, 4 bytes (PCIe 7.8.4.5).
+pub const AER_CORRECTABLE_STATUS: usize = 0x10;
+/// AER: Correctable Error Mask, 4 bytes (PCIe 7.8.4.6).
+pub const AER_CORRECTABLE_MASK: usize = 0x14;
+/// AER: Advanced Error Capabilities and Control, 4 bytes (PCIe 7.8.4.7).
+pub const AER_CONTROL: usize = 0x18;
+/// AER: Header Log, 16 bytes (PCIe 7.8.4.8).
+pub const AER_HEADER_LOG: usize = 0x1c;
+
+/// Resizable BAR: the first Resizable BAR Capability, 4 bytes; one every 8 bytes (PCIe 7.8.6.2).
+pub const REBAR_CAPABILITY: usize = 0x04;
+/// Resizable BAR: the first Resizable BAR Control, 4 bytes; one every 8 bytes (PCIe 7.8.6.3).
+pub const REBAR_CONTROL: usize = 0x08;

@@ -1,6 +1,6 @@
 //! Putting the bytes of a saved space back.
 
-use super::{ConfigSpace, regs};
+use super::ConfigSpace;
 
 /// Why [`ConfigSpace::restore`] refused the bytes of another space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,35 +53,43 @@ impl ConfigSpace {
         if saved.len() != self.size() {
             return Err(SnapshotError::Size { saved: saved.len(), here: self.size() });
         }
-        for (offset, &saved) in saved.iter().enumerate() {
-            let here = self.registers.u8(offset);
-            let mutable = self.writable_bits(offset) | self.driven_bits(offset);
-            if (saved ^ here) & !mutable != 0 {
-                return Err(SnapshotError::Differs { offset, saved, here, mutable });
+        // The bits that a resizable BAR has depend on its size: that comes first.
+        let mut next = self.clone();
+        for (index, offset) in self.bars.size_controls() {
+            next.accepts(offset, saved.get(offset).copied().unwrap_or(0))?;
+            if let Some(cell) = next.registers.cells_mut().get_mut(offset) {
+                cell.now = saved.get(offset).copied().unwrap_or(0);
             }
-            // With 0 for the old value, a field that would be refused does not come out as it is.
-            if self.settle(offset, 0, saved) != saved {
-                return Err(SnapshotError::Impossible { offset, saved });
-            }
+            next.bars.apply_size(&mut next.registers, index);
         }
-        for (cell, &saved) in self.registers.cells_mut().iter_mut().zip(saved) {
+        for (offset, &saved) in saved.iter().enumerate() {
+            next.accepts(offset, saved)?;
+        }
+        for (cell, &saved) in next.registers.cells_mut().iter_mut().zip(saved) {
             cell.now = saved;
+        }
+        *self = next;
+        Ok(())
+    }
+
+    /// Whether the byte at `offset` can be `saved`.
+    fn accepts(&self, offset: usize, saved: u8) -> Result<(), SnapshotError> {
+        let here = self.registers.u8(offset);
+        let mutable = self.mutable_bits(offset);
+        if (saved ^ here) & !mutable != 0 {
+            return Err(SnapshotError::Differs { offset, saved, here, mutable });
+        }
+        // With the opposite for the old value, a field that would be refused does not come out as it
+        // is.
+        if self.settle(offset, !saved, saved) != saved {
+            return Err(SnapshotError::Impossible { offset, saved });
         }
         Ok(())
     }
 
-    /// The bits at `offset` that the device changes and software cannot.
-    fn driven_bits(&self, offset: usize) -> u8 {
-        if offset == regs::STATUS {
-            return regs::STATUS_INTERRUPT as u8;
-        }
-        if self.known.pcie.is_some_and(|cap| offset == cap + regs::DEVICE_STATUS) {
-            return regs::DEVICE_STATUS_PENDING as u8;
-        }
-        let Some(msi) = self.known.msi else { return 0 };
-        let Some(byte) = msi.pending().and_then(|at| offset.checked_sub(at)) else { return 0 };
-        let vectors = u32::from(msi.state(&self.registers).vectors_supported);
-        let all = u32::MAX >> (32 - vectors);
-        all.to_le_bytes().get(byte).copied().unwrap_or(0)
+    /// The bits at `offset` that software or the device can change.
+    fn mutable_bits(&self, offset: usize) -> u8 {
+        let cell = self.registers.cells().get(offset).copied().unwrap_or_default();
+        cell.writable() | cell.driven()
     }
 }

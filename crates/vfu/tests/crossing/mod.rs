@@ -321,6 +321,23 @@ impl Peer {
         assert!(!self.dma().has_input().unwrap());
     }
 
+    /// The server's DMA works, once it has sent what it still had to.
+    pub(crate) fn dma_works_after_writes(&self, handle: &Handle) -> usize {
+        let read = start_read(handle, BASE + 8, 4);
+        let mut writes = 0;
+        loop {
+            let message = self.dma().recv().unwrap();
+            if message.header.command == Command::DmaRead.as_u16() {
+                self.give(&message, &read_reply(BASE + 8, b"good"));
+                break;
+            }
+            writes += 1;
+        }
+        assert_eq!(read.end(), Ok(b"good".to_vec()));
+        self.is_quiet();
+        writes
+    }
+
     /// Acknowledges a DMA_WRITE.
     pub(crate) fn ack(&self, request: &vfu_testkit::RawMessage, address: u64, len: usize) {
         self.give(request, &words(&[address, len as u64]));

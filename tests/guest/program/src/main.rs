@@ -7,7 +7,17 @@
 //! - `intx`: interrupts and copies with interrupts, bound to `uio_pci_generic`
 //! - `msi`: the same with MSI and by IOVA, bound to `vfio-pci` behind an IOMMU
 //! - `dirty`, `clean`: fill registers before a reset, check them after it
+//!
+//! `guest-program dmatest DIR TEST`, where TEST is one of the following. PLACE says where the device
+//! copies: `on-thread`, `in-write` or `in-read`. Every byte is checked.
+//!
+//! - `basic PLACE LENGTH COPIES`: copies, polled
+//! - `hammer PLACE LENGTH SECONDS READERS WRITERS`: copies while threads read and write registers
+//! - `intx PLACE LENGTH COPIES`: copies with interrupts, bound to `uio_pci_generic`
+//! - `flood WRITES`: writes registers without a read between, then compares
+//! - `limit PLACE LENGTH`: the copy ends with ETIMEDOUT, and those after it work
 
+mod dmatest;
 mod edu;
 mod memory;
 mod sys;
@@ -19,6 +29,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use dmatest::{DmaTest, Place};
 use edu::{Edu, IRQ_DMA, IRQ_FACTORIAL};
 use sys::{Mmio, Page};
 
@@ -26,7 +37,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// How often each copy and each interrupt is done. All shapes of copies come up twice.
 const ROUNDS: u32 = 10;
-/// The size of BAR 0, in bytes.
+/// The size of BAR 0 of edu, in bytes.
 const BAR: usize = 1 << 20;
 
 fn main() -> ExitCode {
@@ -34,7 +45,8 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
         ["edu", dir, test] => edu_test(Path::new(dir), test),
-        _ => Err("usage: guest-program edu DIR factorial|dma|intx|msi|dirty|clean".into()),
+        ["dmatest", dir, ref test @ ..] => dmatest_test(Path::new(dir), test),
+        _ => Err("usage: guest-program edu|dmatest DIR TEST...; see the head of main.rs".into()),
     };
     match result {
         Ok(said) => {
@@ -79,15 +91,51 @@ fn edu_test(dir: &Path, test: &str) -> Result<String> {
     }
 }
 
-/// The device through its sysfs resource, with memory and bus mastering enabled.
+fn dmatest_test(dir: &Path, test: &[&str]) -> Result<String> {
+    let start = std::time::Instant::now();
+    let registers = registers(dir, dmatest::BAR)?;
+    let mut device = DmaTest::new(&registers)?;
+    let said = match *test {
+        ["basic", place, len, copies] => {
+            device.basic(Place::parse(place)?, len.parse()?, copies.parse()?)?;
+            "all bytes right".into()
+        }
+        ["hammer", place, len, seconds, readers, writers] => {
+            let time = std::time::Duration::from_secs(seconds.parse()?);
+            let (readers, writers) = (readers.parse()?, writers.parse()?);
+            device.hammer(Place::parse(place)?, len.parse()?, time, readers, writers)?
+        }
+        ["intx", place, len, copies] => {
+            let mut intx = uio::Intx::open(dir)?;
+            device.interrupts(Place::parse(place)?, len.parse()?, copies.parse()?, &mut intx)?;
+            "one interrupt for each copy, all bytes right".into()
+        }
+        ["flood", writes] => {
+            dmatest::flood(&registers, writes.parse()?)?;
+            "no write lost".into()
+        }
+        ["limit", place, len] => {
+            device.limit(Place::parse(place)?, len.parse()?)?;
+            "an error in time, and all works afterwards".into()
+        }
+        _ => return Err("no such test".into()),
+    };
+    Ok(format!("{said} ({:.2?})", start.elapsed()))
+}
+
 fn open(dir: &Path) -> Result<Edu> {
+    Edu::new(registers(dir, BAR)?)
+}
+
+/// The registers through sysfs, with memory and bus mastering enabled.
+fn registers(dir: &Path, len: usize) -> Result<Mmio> {
     let config = File::options().read(true).write(true).open(dir.join("config"))?;
     let mut command = [0; 2];
     config.read_exact_at(&mut command, 4)?;
     command[0] |= 6;
     config.write_all_at(&command, 4)?;
     let bar = File::options().read(true).write(true).open(dir.join("resource0"))?;
-    Edu::new(Mmio::map(&bar, 0, BAR)?)
+    Ok(Mmio::map(&bar, 0, len)?)
 }
 
 fn intx(dir: &Path) -> Result<String> {

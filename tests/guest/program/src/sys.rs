@@ -19,6 +19,12 @@ pub(crate) struct Mmio {
     len: usize,
 }
 
+// SAFETY: an access is one instruction on a register; the device, which several processors may use
+// at once, puts them in order.
+unsafe impl Send for Mmio {}
+// SAFETY: as above.
+unsafe impl Sync for Mmio {}
+
 impl Mmio {
     /// Maps `len` bytes of `file` from `offset`, which must be registers of a device.
     pub(crate) fn map(file: &impl AsFd, offset: u64, len: usize) -> io::Result<Mmio> {

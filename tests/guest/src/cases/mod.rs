@@ -3,14 +3,15 @@
 
 use crate::suite::Test;
 
+mod crossing;
 mod edu;
 mod hotplug;
 mod idio16;
 mod reset;
 mod restart;
 
-/// All tests, in the order in which they run.
-pub const TESTS: &[Test] = &[
+/// The tests of what a device does in general.
+const TESTS: &[Test] = &[
     idio16::DRIVER,
     edu::SHARED,
     edu::MESSAGE,
@@ -23,3 +24,13 @@ pub const TESTS: &[Test] = &[
     restart::RESTART,
     edu::OF_QEMU,
 ];
+
+/// The tests that run unless others are named, in their order.
+pub fn by_default() -> impl Iterator<Item = &'static Test> {
+    TESTS.iter().chain(crossing::TESTS)
+}
+
+/// All tests: also those that take long, and have to be named.
+pub fn all() -> impl Iterator<Item = &'static Test> {
+    by_default().chain(crossing::LONG)
+}

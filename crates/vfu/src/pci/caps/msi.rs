@@ -103,9 +103,12 @@ impl Layout {
         (vector < 32).then(|| (at + usize::from(vector / 8), 1 << (vector % 8)))
     }
 
-    /// The offset of Pending Bits, 4 bytes.
-    pub(crate) fn pending(&self) -> Option<usize> {
-        self.mask.map(|at| at + 4)
+    /// Pending Bits are the device's, one for each vector that there is.
+    pub(crate) fn own_rules(&self, registers: &mut Registers) {
+        if let Some(mask) = self.mask {
+            let vectors = u32::from(self.state(registers).vectors_supported);
+            registers.set_driven(mask + 4, u32::MAX >> (32 - vectors));
+        }
     }
 }
 

@@ -21,6 +21,11 @@ const DEVICE_CONTROL_RW: u16 = 0x000f | 1 << 4 | 1 << 8 | 1 << 11 | 0b111 << 12;
 const LINK_CAPABILITIES: u32 = 0x0040_0011;
 /// Link Control: ASPM control, read completion boundary, common clock, extended synch.
 const LINK_CONTROL_RW: u16 = 0x00cb;
+/// Device Control: Max_Payload_Size.
+const MAX_PAYLOAD_SIZE: u16 = 0b111 << 5;
+/// Link Control: what survives FLR, which is ASPM control, read completion boundary, common clock,
+/// extended synch, clock power management and autonomous width.
+const LINK_CONTROL_KEPT: u16 = 0x03cb;
 /// Link Status: 2.5 GT/s, one lane.
 const LINK_STATUS: u16 = 0x0011;
 /// Device Capabilities 2 and Device Control 2: Completion Timeout Disable, supported and the
@@ -45,9 +50,15 @@ pub(crate) fn registers() -> Registers {
     cap
 }
 
-/// Rules that hold for every such capability: Initiate FLR reads 0 and error bits are RW1C.
-pub(crate) fn own_rules(registers: &mut Registers, at: usize) {
+/// Rules that hold for every such capability: Initiate FLR reads 0, error bits are RW1C, and FLR leaves
+/// Max_Payload_Size and the control of the link alone (PCIe 6.6.2).
+pub(crate) fn own_rules(registers: &mut Registers, at: usize, len: usize) {
     registers.set_read_only(at + regs::DEVICE_CONTROL, regs::DEVICE_CONTROL_FLR);
     registers.set_read_only(at + regs::DEVICE_STATUS, !0);
     registers.set_rw1c(at + regs::DEVICE_STATUS, regs::DEVICE_STATUS_ERRORS);
+    registers.set_driven(at + regs::DEVICE_STATUS, u32::from(regs::DEVICE_STATUS_PENDING));
+    registers.set_sticky(at + regs::DEVICE_CONTROL, MAX_PAYLOAD_SIZE);
+    if len >= regs::LINK_CONTROL + 2 {
+        registers.set_sticky(at + regs::LINK_CONTROL, LINK_CONTROL_KEPT);
+    }
 }
