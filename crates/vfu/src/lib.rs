@@ -52,6 +52,7 @@ pub mod migration;
 pub mod pci;
 mod quiesce;
 mod reentrant;
+pub mod regmap;
 pub mod server;
 mod shared;
 #[cfg(all(test, shuttle))]

@@ -137,15 +137,6 @@ impl Shared {
         if self.may_master() { Ok(epoch) } else { Err(DmaError::BusMasterDisabled) }
     }
 
-<<<<<<< HEAD
-    /// What a DMA that failed with `e` failed of: without a client all else is a consequence.
-    pub(crate) fn explain(&self, e: DmaError) -> DmaError {
-        let may_follow = matches!(
-            e,
-            DmaError::NotMapped { .. } | DmaError::BusMasterDisabled | DmaError::Canceled
-        );
-        if may_follow && self.live().is_none() { DmaError::NotConnected } else { e }
-=======
     /// The client stops the device, or lets it go on.
     pub(crate) fn set_stopped(&self, stopped: bool) {
         self.stopped.store(stopped, Ordering::SeqCst);
@@ -158,7 +149,15 @@ impl Shared {
     /// Does what configuration space says: whether the device may master the bus.
     pub(crate) fn follow(&self, config: &ConfigSpace) {
         self.set_bus_master(config.bus_master() && config.power_state() == PowerState::D0);
->>>>>>> crossing
+    }
+
+    /// What a DMA that failed with `e` failed of: without a client all else is a consequence.
+    pub(crate) fn explain(&self, e: DmaError) -> DmaError {
+        let may_follow = matches!(
+            e,
+            DmaError::NotMapped { .. } | DmaError::BusMasterDisabled | DmaError::Canceled
+        );
+        if may_follow && self.live().is_none() { DmaError::NotConnected } else { e }
     }
 
     pub(crate) fn set_gate(&self, gate: Gate) {

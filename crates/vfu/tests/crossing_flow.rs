@@ -323,7 +323,10 @@ fn c23_a_client_that_stands_still_keeps_its_session() {
         peer.main.send(&half[..20]).unwrap();
         let tried: Vec<_> = FACES
             .iter()
-            .map(|face| face.write(&bench.handle, BASE, vec![1; 1 << 20]).end())
+            .map(|face| {
+                eprintln!("{face:?} {style:?} {twin}");
+                face.write(&bench.handle, BASE, vec![1; 1 << 20]).end()
+            })
             .collect();
         assert!(tried.iter().all(|end| *end == Err(DmaError::TimedOut)), "{tried:?}");
         // It goes on: takes what was sent, and answers.

@@ -254,7 +254,9 @@ impl World {
         let mut payload = Vec::new();
         DmaWriteRequest { address, data: &data }.emit(&mut payload);
         let request = (Command::DmaWrite, Ask::DmaWrite { address, len });
-        let deadline = (!rng.one_in(5)).then(|| self.deadline(rng));
+        // What waits for a write must not wait for ever.
+        let patient = !self.config.mute && rng.one_in(5);
+        let deadline = (!patient).then(|| self.deadline(rng));
         let started =
             self.dma(request, (address, len as u64), payload, Vec::new(), deadline, false);
         if started.is_none() {

@@ -150,9 +150,11 @@ impl Link {
     /// but now and then, and when it is quiet, it is looked at too: the peer may have closed it, or
     /// may send what it should not.
     fn take_framers(&self, state: &mut State, on: Channel, quiet: bool) -> Option<Reading> {
-        // What another thread executes may be what we wait for; its end is told to sleepers only.
+        // What another thread executes may be what we wait for; its end is told to sleepers only. On
+        // two sockets it is nothing that replies wait for.
+        let executing = state.session.is_executing() && on == state.session.command_channel();
         let readable = state.framers[on as usize].is_some() && !state.session.is_paused(on);
-        if state.session.is_executing() || !readable {
+        if executing || !readable {
             return None;
         }
         let mut all = true;

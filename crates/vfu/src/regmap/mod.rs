@@ -1,0 +1,194 @@
+//! Register maps: what a BAR holds, said once.
+//!
+//! A [`RegisterMap`] describes the registers: where they are, what reading and writing does to
+//! their bits, what they hold after a reset, and what the fields and their values are called. A
+//! [`RegisterBank`] holds their values. The device adds what is special about it, by implementing
+//! [`RegisterDevice`]: its hooks are told of every register that is read or written, by the offset
+//! that the register is declared at.
+//!
+//! ```
+//! use vfu::regmap::{Field, Register, RegisterBank, RegisterDevice, RegisterMap, RegisterWrite};
+//! use vfu::{Access, Bar, Device, Fault, Pci, Reset};
+//!
+//! const CONTROL: u64 = 0x00;
+//! const START: u64 = 1 << 0;
+//! const STATUS: u64 = 0x04;
+//! const DONE: u64 = 1 << 0;
+//! const SAMPLE: u64 = 0x10;
+//!
+//! /// Takes four samples when it is started.
+//! struct Sampler(RegisterBank);
+//!
+//! impl Sampler {
+//!     fn new() -> Self {
+//!         let map = RegisterMap::builder("sampler", 4096)
+//!             .register(Register::rw(CONTROL, 4, "control").field(Field::new(START, "start")))
+//!             .register(Register::w1c(STATUS, 4, "status").field(Field::new(DONE, "done")))
+//!             .register(Register::ro(SAMPLE, 2, "sample").array(4, 2).reset(0xffff));
+//!         Sampler(RegisterBank::new(map.build().expect("the map is right")))
+//!     }
+//! }
+//!
+//! impl RegisterDevice for Sampler {
+//!     fn bank(&mut self) -> &mut RegisterBank {
+//!         &mut self.0
+//!     }
+//!
+//!     fn on_write(&mut self, write: RegisterWrite) -> Result<u64, Fault> {
+//!         if write.register == CONTROL && write.value & START != 0 {
+//!             for n in 0..4 {
+//!                 self.0.set(self.0.element(SAMPLE, n), 0x100 + u64::from(n));
+//!             }
+//!             self.0.set_bits(STATUS, DONE);
+//!             return Ok(write.value & !START); // it has been started
+//!         }
+//!         Ok(write.value)
+//!     }
+//! }
+//!
+//! impl Device for Sampler {
+//!     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
+//!         self.bar_read(at.offset, data)
+//!     }
+//!
+//!     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
+//!         self.bar_write(at.offset, data)
+//!     }
+//!
+//!     fn reset(&mut self, _: Reset) {
+//!         self.0.reset();
+//!     }
+//! }
+//!
+//! let mut sampler = Sampler::new();
+//! sampler.bar_write(CONTROL, &[1])?; // one byte of the register
+//! let mut two = [0; 4];
+//! sampler.bar_read(SAMPLE + 2, &mut two)?; // two elements of the array
+//! assert_eq!(two, [0x01, 0x01, 0x02, 0x01]);
+//! assert!(sampler.0.has(STATUS, DONE));
+//! sampler.bar_write(STATUS, &1_u32.to_le_bytes())?;
+//! assert!(!sampler.0.has(STATUS, DONE), "1 clears");
+//! assert_eq!(sampler.bar_read(0x20, &mut two), Err(Fault::Unmodelled));
+//! assert_eq!(sampler.0.uncovered().len(), 1);
+//! # Ok::<(), Fault>(())
+//! ```
+//!
+//! # Accesses
+//!
+//! Registers are little-endian. An access may have any length and alignment, unless the map
+//! [demands certain widths](RegisterMapBuilder::widths): a part of a register is accessed by the
+//! rules of its bits, the rest of it stays as it is, and an access that spans several registers is
+//! as many accesses, the lowest first. It is a [`Fault`] when all of its parts are; otherwise parts
+//! that no register answers for read ones.
+//!
+//! # What it tells
+//!
+//! * [`RegisterMap::to_markdown`] and [`RegisterMap::to_json`] describe the map.
+//! * Every access is an event of `tracing` at the level `TRACE`, with the target `vfu::regmap`, in
+//!   the names of registers, fields and values.
+//! * An access that the map does not cover is an event at `DEBUG` the first time, and counted in
+//!   [`RegisterBank::uncovered`].
+//! * A driver that reads a register [very often](RegisterMapBuilder::spin_limit), and nothing else,
+//!   and always gets the same, is an event at `WARN`, once a register.
+//!
+//! An access allocates nothing unless it is one of these events and somebody listens.
+
+mod bank;
+mod coverage;
+mod decode;
+mod describe;
+mod error;
+mod map;
+mod register;
+mod rules;
+mod spin;
+mod trace;
+
+pub use bank::RegisterBank;
+pub use coverage::{Direction, Uncovered};
+pub use error::RegisterMapError;
+pub use map::{DEFAULT_SPIN_LIMIT, MAX_REGISTERS, RegisterMap, RegisterMapBuilder};
+pub use register::{BitAccess, Field, Register};
+
+use crate::device::Fault;
+
+/// The driver reads a register, or a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegisterRead {
+    /// The offset that the register, or its array, is declared at.
+    pub register: u64,
+    /// Which element of the array; 0 if it is none.
+    pub index: u32,
+    /// What the whole register reads, unless the device says otherwise. Bits that reading clears
+    /// are still in it, and gone from the bank.
+    pub value: u64,
+}
+
+/// The driver writes a register, or a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegisterWrite {
+    /// The offset that the register, or its array, is declared at.
+    pub register: u64,
+    /// Which element of the array; 0 if it is none.
+    pub index: u32,
+    /// What the register holds by the rules of its bits, unless the device says otherwise.
+    pub value: u64,
+    /// What it has held until now, and the bank still has.
+    pub old: u64,
+    /// The bits as the driver wrote them, whatever the register makes of it; 0 where it wrote
+    /// nothing.
+    pub written: u64,
+    /// The bits that it wrote.
+    pub mask: u64,
+}
+
+/// A device, or the part of one, that has registers in a bank.
+///
+/// A device with registers in several BARs has a part for each.
+pub trait RegisterDevice {
+    /// The registers.
+    fn bank(&mut self) -> &mut RegisterBank;
+
+    /// The driver reads a register. Returns the value that it gets; it is not kept.
+    ///
+    /// # Errors
+    /// A [`Fault`]: the driver gets all ones, and nothing is cleared.
+    fn on_read(&mut self, read: RegisterRead) -> Result<u64, Fault> {
+        Ok(read.value)
+    }
+
+    /// The driver writes a register, be it a read-only one. Returns the value that the register
+    /// takes: [`RegisterWrite::value`] as a rule, [`RegisterWrite::old`] to ignore the write.
+    ///
+    /// # Errors
+    /// A [`Fault`]: the register stays as it is.
+    fn on_write(&mut self, write: RegisterWrite) -> Result<u64, Fault> {
+        Ok(write.value)
+    }
+
+    /// The driver reads `data.len()` bytes from `offset`: for
+    /// [`Device::region_read`](crate::Device::region_read).
+    ///
+    /// # Errors
+    /// [`Fault::Unmodelled`] if no register is there, [`Fault::Width`] if it can't be accessed in
+    /// this way, or what [`on_read`](Self::on_read) says.
+    fn bar_read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), Fault> {
+        decode::read(self, offset, data)
+    }
+
+    /// The driver writes `data` to `offset`: for
+    /// [`Device::region_write`](crate::Device::region_write).
+    ///
+    /// # Errors
+    /// As for `bar_read`, with [`on_write`](Self::on_write).
+    fn bar_write(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        decode::write(self, offset, data)
+    }
+}
+
+/// A bank alone: registers without side effects.
+impl RegisterDevice for RegisterBank {
+    fn bank(&mut self) -> &mut RegisterBank {
+        self
+    }
+}
