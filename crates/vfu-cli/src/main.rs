@@ -20,7 +20,8 @@ PCI devices as ordinary programs, over the vfio-user protocol.
 
 `vfu serve` is a device at a UNIX socket. A virtual machine monitor such as QEMU, or any other \
 vfio-user client, connects to it and has a PCI device. `vfu probe` shows what is behind such a \
-socket. `vfu demo` serves all devices itself, drives them, and says what works.";
+socket. `vfu demo` serves devices itself, drives them, and says what works; `vfu demo crossing` has \
+both ends speak at once.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes:

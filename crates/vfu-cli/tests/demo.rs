@@ -47,3 +47,35 @@ fn text_shows_the_trees_and_the_table() {
     assert!(output.stderr.is_empty(), "no progress bar where there is no terminal");
     assert!(!text.contains('\u{1b}'), "no colours either");
 }
+
+#[test]
+fn crossing_traffic_loses_nothing_on_one_socket_and_on_two() {
+    let output = demo(&["crossing", "--seconds", "1", "--json"]);
+    let story = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{story}");
+    assert!(story.contains("all 10 passed"), "{story}");
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(results["format"], 1);
+    let checks = results["checks"].as_array().unwrap();
+    for about in ["1 socket", "2 sockets"] {
+        let figure = |name: &str, figure: &str| {
+            let mut found = checks.iter().filter(|check| check["about"] == about);
+            let check = found.find(|check| check["name"] == name).expect(name);
+            check["figures"][figure].as_f64().expect(figure)
+        };
+        let name = "reads while DMA crosses";
+        assert_eq!(figure(name, "dma_messages_sent"), figure(name, "dma_messages_arrived"));
+        assert!(figure(name, "copies") > 0.0 && figure(name, "reads_per_s") > 0.0);
+        let name = "resets and unmaps in between";
+        assert!(figure(name, "resets") > 0.0 && figure(name, "transfers") > 0.0);
+        assert!(figure("4 KiB reads, 32 at a time", "ratio") > 0.0);
+    }
+}
+
+#[test]
+fn crossing_takes_a_sensible_time_only() {
+    for seconds in ["0", "-1", "soon", "1e30"] {
+        let output = demo(&["crossing", &format!("--seconds={seconds}")]);
+        assert_eq!(output.status.code(), Some(2), "{seconds}");
+    }
+}

@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use vfu::Client;
+use vfu_devices::dmatest::{command, register};
+use vfu_testkit::Vmm;
 
 fn vfu() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vfu"));
@@ -278,4 +281,31 @@ fn a_descriptor_that_is_no_unix_socket_is_refused() {
     let file = tempfile::tempfile().unwrap();
     let output = with_fd(&file, "<").output().unwrap();
     fails(&output, 3, &["--fd 3", "not a UNIX stream socket"]);
+}
+
+#[test]
+fn dmatest_copies_for_a_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dma.sock");
+    let serving = Serving::at("dmatest", &path);
+    assert!(serving.line.contains("(dmatest 1234:d3a0)"), "{}", serving.line);
+    for twin in [false, true] {
+        let client = Client::builder().twin_socket(twin).connect(&path).unwrap();
+        let vmm = Vmm::over(client);
+        vmm.enumerate().unwrap();
+        let ram = vmm.message_ram(0x10_0000, 0x2000).unwrap();
+        let bytes: Vec<u8> = (0..4096u32).map(|i| (i % 251) as u8).collect();
+        ram.store(0x10_0000, &bytes).unwrap();
+        vmm.write64(0, register::SOURCE, 0x10_0000).unwrap();
+        vmm.write64(0, register::DESTINATION, 0x10_1000).unwrap();
+        vmm.write32(0, register::LENGTH, 4096).unwrap();
+        // Inside the handler: it has ended before the client has its answer.
+        vmm.write32(0, register::COMMAND, command::IN_HANDLER).unwrap();
+        assert_eq!(vmm.read32(0, register::COUNT).unwrap(), 1);
+        assert_eq!(vmm.read32(0, register::ERRNO).unwrap(), 0);
+        let inverted: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+        assert_eq!(ram.bytes(0x10_1000, 4096).unwrap(), inverted);
+    }
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end().0.code(), Some(0));
 }

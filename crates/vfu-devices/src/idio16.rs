@@ -6,17 +6,8 @@
 //!
 //! BAR 2 is 8 bytes of I/O space, as on the card. All registers are one byte; a wider access is as
 //! many accesses of a byte, the lowest first.
-//!
-//! | offset | read | write |
-//! |---|---|---|
-//! | 0 | outputs 0 to 7 | outputs 0 to 7 |
-//! | 1 | inputs 0 to 7 | any value clears the interrupt |
-//! | 2 | enables interrupts, gives 0 | any value disables interrupts |
-//! | 3 | turns the filters of all inputs on, gives 0 | any value turns them off |
-//! | 4 | outputs 8 to 15 | outputs 8 to 15 |
-//! | 5 | inputs 8 to 15 | nothing |
-//! | 6 | interrupt status | nothing |
-//! | 7 | filters of inputs 0 to 7 | filters of inputs 0 to 7, unless all are on |
+#![doc = ""]
+#![doc = include_str!("idio16/registers.md")]
 //!
 //! Interrupt status: bit 2 says that an interrupt waits to be cleared; bit 0 that an input of 0 to
 //! 7 changed, bit 1 that one of 8 to 15 did. Changes count while interrupts are enabled. The pin
@@ -26,6 +17,8 @@
 //! Filters suppress pulses of less than 5 ms on the real card. Here the registers are kept, and
 //! inputs change at once.
 
+use vfu::regmap::{Field, Register, RegisterBank, RegisterDevice, RegisterMap};
+use vfu::regmap::{RegisterRead, RegisterWrite};
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Pin, Reset};
 
 /// Vendor id: ACCES I/O Products.
@@ -52,9 +45,42 @@ const INPUTS_HIGH: u64 = 5;
 const INTERRUPT_STATUS: u64 = 6;
 const FILTERS: u64 = 7;
 
-const STATUS_LOW_CHANGED: u8 = 1 << 0;
-const STATUS_HIGH_CHANGED: u8 = 1 << 1;
-const STATUS_INTERRUPT: u8 = 1 << 2;
+const STATUS_LOW_CHANGED: u64 = 1 << 0;
+const STATUS_HIGH_CHANGED: u64 = 1 << 1;
+const STATUS_INTERRUPT: u64 = 1 << 2;
+
+/// What the BAR holds.
+pub fn register_map() -> RegisterMap {
+    RegisterMap::builder("idio16", BAR_SIZE)
+        .register(Register::rw(OUTPUTS_LOW, 1, "outputs 0 to 7"))
+        .register(
+            Register::ro(INPUTS_LOW, 1, "inputs 0 to 7").on_write("any value clears the interrupt"),
+        )
+        .register(
+            Register::raz(INTERRUPT_CONTROL, 1, "interrupt control")
+                .on_read("enables interrupts")
+                .on_write("any value disables interrupts"),
+        )
+        .register(
+            Register::raz(FILTER_CONTROL, 1, "filter control")
+                .on_read("turns the filters of all inputs on")
+                .on_write("any value turns them off"),
+        )
+        .register(Register::rw(OUTPUTS_HIGH, 1, "outputs 8 to 15"))
+        .register(Register::ro(INPUTS_HIGH, 1, "inputs 8 to 15"))
+        .register(
+            Register::ro(INTERRUPT_STATUS, 1, "interrupt status")
+                .field(Field::new(STATUS_LOW_CHANGED, "an input of 0 to 7 changed"))
+                .field(Field::new(STATUS_HIGH_CHANGED, "an input of 8 to 15 changed"))
+                .field(Field::new(STATUS_INTERRUPT, "an interrupt waits to be cleared")),
+        )
+        .register(
+            Register::rw(FILTERS, 1, "filters of inputs 0 to 7")
+                .on_write("ignored while all are on"),
+        )
+        .build()
+        .expect("the map has no mistakes")
+}
 
 /// The card.
 #[derive(Debug)]
@@ -82,17 +108,13 @@ impl Idio16 {
 
 impl Device for Idio16 {
     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
-        for (offset, byte) in (at.offset..).zip(data) {
-            *byte = self.registers.read(offset);
-        }
+        self.registers.bar_read(at.offset, data)?;
         self.update_pin();
         Ok(())
     }
 
     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
-        for (offset, byte) in (at.offset..).zip(data) {
-            self.registers.write(offset, *byte);
-        }
+        self.registers.bar_write(at.offset, data)?;
         self.update_pin();
         Ok(())
     }
@@ -106,72 +128,79 @@ impl Device for Idio16 {
     }
 }
 
-/// The registers alone: bytes in, the level of the pin out.
-#[derive(Debug, Default)]
+/// The registers alone: accesses in, the level of the pin out.
+#[derive(Debug)]
 struct Registers {
-    /// Bytes 0 to 7, and 8 to 15.
-    outputs: [u8; 2],
+    bank: RegisterBank,
     interrupts_enabled: bool,
-    status: u8,
     all_filters: bool,
-    filters: u8,
+}
+
+impl Default for Registers {
+    fn default() -> Self {
+        let bank = RegisterBank::new(register_map());
+        Registers { bank, interrupts_enabled: false, all_filters: false }
+    }
+}
+
+impl RegisterDevice for Registers {
+    fn bank(&mut self) -> &mut RegisterBank {
+        &mut self.bank
+    }
+
+    fn on_read(&mut self, read: RegisterRead) -> Result<u64, Fault> {
+        match read.register {
+            INTERRUPT_CONTROL => self.interrupts_enabled = true,
+            FILTER_CONTROL => self.set_filters(true),
+            _ => {}
+        }
+        Ok(read.value)
+    }
+
+    fn on_write(&mut self, write: RegisterWrite) -> Result<u64, Fault> {
+        match write.register {
+            OUTPUTS_LOW => self.set_inputs(INPUTS_LOW, write.value, STATUS_LOW_CHANGED),
+            OUTPUTS_HIGH => self.set_inputs(INPUTS_HIGH, write.value, STATUS_HIGH_CHANGED),
+            INPUTS_LOW => self.bank.set(INTERRUPT_STATUS, 0),
+            INTERRUPT_CONTROL => self.interrupts_enabled = false,
+            FILTER_CONTROL => self.set_filters(false),
+            FILTERS if self.all_filters => return Ok(write.old),
+            _ => {}
+        }
+        Ok(write.value)
+    }
 }
 
 impl Registers {
     fn pin(&self) -> bool {
-        self.interrupts_enabled && self.status & STATUS_INTERRUPT != 0
+        self.interrupts_enabled && self.bank.has(INTERRUPT_STATUS, STATUS_INTERRUPT)
     }
 
-    fn read(&mut self, offset: u64) -> u8 {
-        match offset {
-            OUTPUTS_LOW => self.outputs[0],
-            OUTPUTS_HIGH => self.outputs[1],
-            INPUTS_LOW => self.inputs()[0],
-            INPUTS_HIGH => self.inputs()[1],
-            INTERRUPT_STATUS => self.status,
-            FILTERS if self.all_filters => 0xff,
-            FILTERS => self.filters,
-            INTERRUPT_CONTROL => {
-                self.interrupts_enabled = true;
-                0
-            }
-            FILTER_CONTROL => {
-                self.all_filters = true;
-                0
-            }
-            _ => 0xff,
-        }
-    }
-
-    fn write(&mut self, offset: u64, value: u8) {
-        match offset {
-            OUTPUTS_LOW => self.set_outputs([value, self.outputs[1]]),
-            OUTPUTS_HIGH => self.set_outputs([self.outputs[0], value]),
-            INPUTS_LOW => self.status = 0,
-            INTERRUPT_CONTROL => self.interrupts_enabled = false,
-            FILTER_CONTROL => (self.all_filters, self.filters) = (false, 0),
-            FILTERS if !self.all_filters => self.filters = value,
-            _ => {}
-        }
+    fn set_filters(&mut self, all: bool) {
+        self.all_filters = all;
+        self.bank.set(FILTERS, if all { 0xff } else { 0 });
     }
 
     /// The wiring: input n reads output n.
-    fn inputs(&self) -> [u8; 2] {
-        self.outputs
+    fn set_inputs(&mut self, inputs: u64, value: u64, changed: u64) {
+        if self.interrupts_enabled && self.bank.get(inputs) != value {
+            self.bank.set_bits(INTERRUPT_STATUS, STATUS_INTERRUPT | changed);
+        }
+        self.bank.set(inputs, value);
+    }
+}
+
+/// Accesses as values.
+#[cfg(test)]
+impl Registers {
+    fn read(&mut self, offset: u64) -> u8 {
+        let mut data = [0xff];
+        let _ = self.bar_read(offset, &mut data);
+        data[0]
     }
 
-    fn set_outputs(&mut self, outputs: [u8; 2]) {
-        let before = self.inputs();
-        self.outputs = outputs;
-        let now = self.inputs();
-        if self.interrupts_enabled && before != now {
-            self.status |= STATUS_INTERRUPT;
-            for (half, bit) in [STATUS_LOW_CHANGED, STATUS_HIGH_CHANGED].into_iter().enumerate() {
-                if before[half] != now[half] {
-                    self.status |= bit;
-                }
-            }
-        }
+    fn write(&mut self, offset: u64, value: u8) {
+        let _ = self.bar_write(offset, &[value]);
     }
 }
 

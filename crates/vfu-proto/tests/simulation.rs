@@ -3,11 +3,12 @@
 //! twice or lie; a driver and a device that do whatever a random program says. After each step both
 //! engines are compared with a simple model of what they have to do.
 //!
-//! A failure names its seed and the shortest program found that fails. `VFU_SIM_SEED=n` runs that
-//! seed alone. The long run, of `VFU_SIM_STEPS` steps (20 million if not set), starts at a seed of
-//! its own each time:
+//! A failure names its seed and the shortest program found that fails. `VFU_SIM_SEED=n` has the four
+//! tests run that seed alone. The long run takes `VFU_SIM_STEPS` steps (20 million if not set), and
+//! starts at `VFU_SIM_SEED`, or somewhere else each time:
 //!
 //! ```text
+//! VFU_SIM_SEED=452 cargo test -p vfu-proto --test simulation
 //! cargo test -p vfu-proto --test simulation -- --ignored --nocapture
 //! ```
 
@@ -16,7 +17,8 @@ mod simulation;
 
 use simulation::{Flavour, Seen, campaign, replay};
 
-/// Steps of each of the four tests below: together more than a million.
+/// Steps of each of the four tests: together more than a million. A step is a thing that was done and
+/// checked; what finds nothing to do does not count.
 const STEPS: u64 = 260_000;
 
 /// What has to happen in each of them, or it would show little.

@@ -324,7 +324,6 @@ fn c23_a_client_that_stands_still_keeps_its_session() {
         let tried: Vec<_> = FACES
             .iter()
             .map(|face| {
-                eprintln!("{face:?} {style:?} {twin}");
                 face.write(&bench.handle, BASE, vec![1; 1 << 20]).end()
             })
             .collect();

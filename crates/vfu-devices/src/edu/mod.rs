@@ -4,20 +4,8 @@
 //! course about it work unchanged. BAR 0 is 1 MiB of 32-bit memory; below 0x80 accesses are 4
 //! bytes wide, from 0x80 on 4 or 8 bytes. Any other access, or place, reads all ones and ignores
 //! writes.
-//!
-//! | offset | access | register |
-//! |---|---|---|
-//! | 0x00 | RO | identification: 0x010000ed, version 1.0 |
-//! | 0x04 | RW | liveness: reads the bitwise inverse of what was written |
-//! | 0x08 | RW | factorial: writing n starts n! modulo 2^32; ignored while one is computed |
-//! | 0x20 | RW | status: bit 0 (RO) computing; bit 7 interrupt when done |
-//! | 0x24 | RO | interrupt status: what was raised and not yet acknowledged |
-//! | 0x60 | WO | raise: sets these bits of the interrupt status, and interrupts |
-//! | 0x64 | WO | acknowledge: clears these bits of the interrupt status |
-//! | 0x80 | RW | DMA source address |
-//! | 0x88 | RW | DMA destination address |
-//! | 0x90 | RW | DMA count, in bytes |
-//! | 0x98 | RW | DMA command: bit 0 start, reads 1 while it runs; bit 1 direction: 0 from RAM to the device's buffer, 1 from the buffer to RAM; bit 2 interrupt when done |
+#![doc = ""]
+#![doc = include_str!("registers.md")]
 //!
 //! The factorial raises 0x001, DMA raises 0x100. A 4-byte write to a DMA register clears its upper
 //! half. DMA registers ignore writes while DMA runs, and the command ignores writes without bit 0.
@@ -47,6 +35,7 @@ mod worker;
 use std::sync::Arc;
 
 use tracing::warn;
+use vfu::regmap::{RegisterDevice, RegisterMap};
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Pin, Reset};
 
 use registers::Action;
@@ -80,6 +69,11 @@ pub fn pci() -> Pci {
         .msi(1)
 }
 
+/// What BAR 0 holds.
+pub fn register_map() -> RegisterMap {
+    registers::map()
+}
+
 /// The device. It has no thread until the driver first gives it something to do.
 #[derive(Debug)]
 pub struct Edu {
@@ -101,18 +95,13 @@ impl Edu {
 
 impl Device for Edu {
     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
-        let value = self.shared.lock().registers.read(at.offset, data.len())?;
-        at.give(data, &value.to_le_bytes());
-        Ok(())
+        self.shared.lock().registers.bar_read(at.offset, data)
     }
 
     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
-        let value = match data.len() {
-            4 => u64::from(at.u32(data)?),
-            _ => at.u64(data)?,
-        };
         let mut state = self.shared.lock();
-        match state.registers.write(at.offset, data.len(), value)? {
+        state.registers.bar_write(at.offset, data)?;
+        match state.registers.action.take() {
             None => return Ok(()),
             Some(Action::Interrupt) => self.shared.interrupt(&mut state),
             Some(Action::Acknowledge) => self.shared.update_pin(&mut state),

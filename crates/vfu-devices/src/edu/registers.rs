@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use vfu::Fault;
+use vfu::regmap::BitAccess::Rw;
+use vfu::regmap::{Field, Register, RegisterBank, RegisterDevice, RegisterMap, RegisterWrite};
 
-use super::{BUFFER_ADDRESS, BUFFER_SIZE, IRQ_DMA, IRQ_FACTORIAL};
+use super::{BAR_SIZE, BUFFER_ADDRESS, BUFFER_SIZE, IRQ_DMA, IRQ_FACTORIAL};
 
 const IDENTIFICATION: u64 = 0x00;
 const LIVENESS: u64 = 0x04;
@@ -13,19 +15,67 @@ const STATUS: u64 = 0x20;
 const INTERRUPT_STATUS: u64 = 0x24;
 const RAISE: u64 = 0x60;
 const ACKNOWLEDGE: u64 = 0x64;
-/// From here on registers are 8 bytes wide.
-const WIDE: u64 = 0x80;
 const DMA_SOURCE: u64 = 0x80;
 const DMA_DESTINATION: u64 = 0x88;
 const DMA_COUNT: u64 = 0x90;
 const DMA_COMMAND: u64 = 0x98;
 
-const VERSION: u32 = 0x0100_00ed;
-const STATUS_COMPUTING: u32 = 0x01;
-const STATUS_INTERRUPT: u32 = 0x80;
+const STATUS_COMPUTING: u64 = 0x01;
+const STATUS_INTERRUPT: u64 = 0x80;
 const COMMAND_RUN: u64 = 0x1;
 const COMMAND_TO_RAM: u64 = 0x2;
 const COMMAND_INTERRUPT: u64 = 0x4;
+
+pub(super) fn map() -> RegisterMap {
+    RegisterMap::builder("edu", BAR_SIZE)
+        .widths(&[4, 8])
+        .zero_extend()
+        .register(
+            Register::ro(IDENTIFICATION, 4, "identification")
+                .reset(0x0100_00ed)
+                .about("version 1.0"),
+        )
+        .register(
+            Register::rw(LIVENESS, 4, "liveness")
+                .about("reads the bitwise inverse of what was written"),
+        )
+        .register(
+            Register::rw(FACTORIAL, 4, "factorial")
+                .on_write("n starts n! modulo 2^32; ignored while one is computed"),
+        )
+        .register(
+            Register::ro(STATUS, 4, "status")
+                .field(Field::new(STATUS_COMPUTING, "computing"))
+                .field(Field::new(STATUS_INTERRUPT, "interrupt when done").access(Rw)),
+        )
+        .register(
+            Register::ro(INTERRUPT_STATUS, 4, "interrupt status")
+                .about("what was raised and not yet acknowledged"),
+        )
+        .register(
+            Register::wo(RAISE, 4, "raise")
+                .on_write("sets these bits of the interrupt status, and interrupts"),
+        )
+        .register(
+            Register::wo(ACKNOWLEDGE, 4, "acknowledge")
+                .on_write("clears these bits of the interrupt status"),
+        )
+        .register(Register::rw(DMA_SOURCE, 8, "DMA source").about("an address"))
+        .register(Register::rw(DMA_DESTINATION, 8, "DMA destination").about("an address"))
+        .register(Register::rw(DMA_COUNT, 8, "DMA count").about("in bytes"))
+        .register(
+            Register::rw(DMA_COMMAND, 8, "DMA command")
+                .field(Field::new(COMMAND_RUN, "start, reads 1 while it runs"))
+                .field(
+                    Field::new(COMMAND_TO_RAM, "direction")
+                        .value(0, "from RAM to the buffer")
+                        .value(1, "from the buffer to RAM"),
+                )
+                .field(Field::new(COMMAND_INTERRUPT, "interrupt when done")),
+        )
+        .build()
+        .expect("the map has no mistakes")
+}
 
 /// What a write asks the device to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,130 +105,93 @@ pub(super) struct Transfer {
     pub(super) buffer: Range<usize>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Registers {
     pub(super) dma_mask: u64,
-    liveness: u32,
-    factorial: u32,
-    status: u32,
-    interrupt_status: u32,
-    source: u64,
-    destination: u64,
-    count: u64,
-    command: u64,
+    bank: RegisterBank,
+    /// What the last write asks for.
+    pub(super) action: Option<Action>,
+}
+
+impl RegisterDevice for Registers {
+    fn bank(&mut self) -> &mut RegisterBank {
+        &mut self.bank
+    }
+
+    fn on_write(&mut self, write: RegisterWrite) -> Result<u64, Fault> {
+        let RegisterWrite { register, value, old, .. } = write;
+        Ok(match register {
+            LIVENESS => !value,
+            FACTORIAL if self.bank.has(STATUS, STATUS_COMPUTING) => old,
+            FACTORIAL => {
+                self.bank.set_bits(STATUS, STATUS_COMPUTING);
+                self.action = Some(Action::Compute(value as u32));
+                value
+            }
+            RAISE => {
+                self.action = self.raise(value as u32).then_some(Action::Interrupt);
+                value
+            }
+            ACKNOWLEDGE => {
+                self.bank.clear_bits(INTERRUPT_STATUS, value);
+                self.action = Some(Action::Acknowledge);
+                value
+            }
+            DMA_SOURCE | DMA_DESTINATION | DMA_COUNT | DMA_COMMAND if self.is_running() => old,
+            DMA_COMMAND if value & COMMAND_RUN == 0 => old,
+            DMA_COMMAND => {
+                self.action = Some(self.transfer(value).map_or(Action::OutOfBounds, Action::Copy));
+                value
+            }
+            _ => value,
+        })
+    }
 }
 
 impl Registers {
     /// As after power-on.
     pub(super) fn new(dma_mask: u64) -> Self {
-        Registers {
-            dma_mask,
-            liveness: 0,
-            factorial: 0,
-            status: 0,
-            interrupt_status: 0,
-            source: 0,
-            destination: 0,
-            count: 0,
-            command: 0,
-        }
+        Registers { dma_mask, bank: RegisterBank::new(map()), action: None }
+    }
+
+    /// As after power-on, again.
+    pub(super) fn reset(&mut self) {
+        self.bank.reset();
     }
 
     pub(super) fn interrupt_status(&self) -> u32 {
-        self.interrupt_status
-    }
-
-    /// The value of the register at `offset`; `width` in bytes.
-    pub(super) fn read(&self, offset: u64, width: usize) -> Result<u64, Fault> {
-        check_width(offset, width)?;
-        Ok(match offset {
-            IDENTIFICATION => VERSION.into(),
-            LIVENESS => self.liveness.into(),
-            FACTORIAL => self.factorial.into(),
-            STATUS => self.status.into(),
-            INTERRUPT_STATUS => self.interrupt_status.into(),
-            DMA_SOURCE => self.source,
-            DMA_DESTINATION => self.destination,
-            DMA_COUNT => self.count,
-            DMA_COMMAND => self.command,
-            _ => return Err(Fault::Unmodelled),
-        })
-    }
-
-    /// Writes the register at `offset`; `width` in bytes.
-    pub(super) fn write(
-        &mut self,
-        offset: u64,
-        width: usize,
-        value: u64,
-    ) -> Result<Option<Action>, Fault> {
-        check_width(offset, width)?;
-        // Below WIDE the value is 4 bytes long.
-        let low = value as u32;
-        match offset {
-            LIVENESS => self.liveness = !low,
-            FACTORIAL if self.status & STATUS_COMPUTING == 0 => {
-                self.factorial = low;
-                self.status |= STATUS_COMPUTING;
-                return Ok(Some(Action::Compute(low)));
-            }
-            FACTORIAL => {}
-            STATUS => {
-                self.status = self.status & STATUS_COMPUTING | low & STATUS_INTERRUPT;
-            }
-            RAISE => return Ok(self.raise(low).then_some(Action::Interrupt)),
-            ACKNOWLEDGE => {
-                self.interrupt_status &= !low;
-                return Ok(Some(Action::Acknowledge));
-            }
-            DMA_SOURCE | DMA_DESTINATION | DMA_COUNT | DMA_COMMAND if self.is_running() => {}
-            DMA_SOURCE => self.source = value,
-            DMA_DESTINATION => self.destination = value,
-            DMA_COUNT => self.count = value,
-            DMA_COMMAND if value & COMMAND_RUN != 0 => {
-                self.command = value;
-                let transfer = self.transfer();
-                return Ok(Some(transfer.map_or(Action::OutOfBounds, Action::Copy)));
-            }
-            DMA_COMMAND => {}
-            // Read-only ones ignore writes.
-            IDENTIFICATION | INTERRUPT_STATUS => {}
-            _ => return Err(Fault::Unmodelled),
-        }
-        Ok(None)
+        self.bank.get(INTERRUPT_STATUS) as u32
     }
 
     /// The factorial is computed. Whether to interrupt.
     pub(super) fn computed(&mut self, result: u32) -> bool {
-        self.factorial = result;
-        self.status &= !STATUS_COMPUTING;
-        self.status & STATUS_INTERRUPT != 0 && self.raise(IRQ_FACTORIAL)
+        self.bank.set(FACTORIAL, result.into());
+        self.bank.clear_bits(STATUS, STATUS_COMPUTING);
+        self.bank.has(STATUS, STATUS_INTERRUPT) && self.raise(IRQ_FACTORIAL)
     }
 
     /// The DMA has ended, well or not. Whether to interrupt.
     pub(super) fn copied(&mut self) -> bool {
-        self.command &= !COMMAND_RUN;
-        self.command & COMMAND_INTERRUPT != 0 && self.raise(IRQ_DMA)
+        self.bank.clear_bits(DMA_COMMAND, COMMAND_RUN);
+        self.bank.has(DMA_COMMAND, COMMAND_INTERRUPT) && self.raise(IRQ_DMA)
     }
 
     fn raise(&mut self, bits: u32) -> bool {
-        self.interrupt_status |= bits;
-        self.interrupt_status != 0
+        self.bank.set_bits(INTERRUPT_STATUS, bits.into());
+        self.interrupt_status() != 0
     }
 
     fn is_running(&self) -> bool {
-        self.command & COMMAND_RUN != 0
+        self.bank.has(DMA_COMMAND, COMMAND_RUN)
     }
 
-    /// What the DMA registers ask for. `None`: it does not lie in the buffer.
-    fn transfer(&self) -> Option<Transfer> {
-        let to_ram = self.command & COMMAND_TO_RAM != 0;
-        let (ram, device) = match to_ram {
-            true => (self.destination, self.source),
-            false => (self.source, self.destination),
-        };
+    /// What a command asks for. `None`: it does not lie in the buffer.
+    fn transfer(&self, command: u64) -> Option<Transfer> {
+        let (source, destination) = (self.bank.get(DMA_SOURCE), self.bank.get(DMA_DESTINATION));
+        let to_ram = command & COMMAND_TO_RAM != 0;
+        let (ram, device) = if to_ram { (destination, source) } else { (source, destination) };
         let start = usize::try_from(device.checked_sub(BUFFER_ADDRESS)?).ok()?;
-        let end = start.checked_add(usize::try_from(self.count).ok()?)?;
+        let end = start.checked_add(usize::try_from(self.bank.get(DMA_COUNT)).ok()?)?;
         let masked = ram & self.dma_mask;
         (end <= BUFFER_SIZE).then_some(Transfer {
             to_ram,
@@ -189,11 +202,16 @@ impl Registers {
     }
 }
 
-fn check_width(offset: u64, width: usize) -> Result<(), Fault> {
-    match width {
-        4 => Ok(()),
-        8 if offset >= WIDE => Ok(()),
-        _ => Err(Fault::Width),
+/// Accesses as values.
+#[cfg(test)]
+impl Registers {
+    fn read(&self, offset: u64, width: usize) -> Result<u64, Fault> {
+        self.bank.peek(offset, width)
+    }
+
+    fn write(&mut self, offset: u64, width: usize, value: u64) -> Result<Option<Action>, Fault> {
+        self.bar_write(offset, value.to_le_bytes().get(..width).ok_or(Fault::Width)?)?;
+        Ok(self.action.take())
     }
 }
 

@@ -86,7 +86,7 @@ impl Shared {
     pub(super) fn reset(&self) {
         let mut state = self.lock();
         state.drop_work();
-        state.registers = Registers::new(state.registers.dma_mask);
+        state.registers.reset();
         state.buffer.fill(0);
         state.pin = false;
         self.handle.intx().lower();

@@ -30,10 +30,10 @@ kinds! {
     RegionWrite 30 "The client writes a register.";
     Post 30 "The client writes a register and wants no answer.";
     Bulk 4 "The client writes many bytes.";
-    Doorbell 12 "The client has a handler of the device wait for DMA.";
-    Map 16 "The client maps memory.";
-    Unmap 10 "The client unmaps memory.";
-    Reset 4 "The client resets the device.";
+    Doorbell 20 "The client has a handler of the device wait for DMA.";
+    Map 20 "The client maps memory.";
+    Unmap 16 "The client unmaps memory.";
+    Reset 7 "The client resets the device.";
     Poke 6 "The client writes to its own memory.";
     Begin 90 "The client begins to execute a command.";
     End 90 "It has executed it.";
@@ -132,7 +132,7 @@ impl Config {
 
 /// Some things happen much in one run and hardly in another.
 fn weights(flavour: Flavour, rng: &mut Rng) -> Vec<(Kind, u32)> {
-    let burns = rng.one_in(8);
+    let burns = rng.one_in(16);
     let weight = |(kind, weight): &(Kind, u32)| {
         let wanted = match kind {
             Kind::Lose | Kind::Stop => flavour == Flavour::LostSocket,

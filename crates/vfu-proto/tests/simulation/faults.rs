@@ -36,7 +36,7 @@ impl World {
         let victim = &self.sides[1 - who].book;
         let at = rng.below(victim.requests.len().max(1) as u32) as usize;
         let header = match rng.below(40) {
-            // A reply to nothing, now and then in the name of a request that is not sent yet.
+            // A reply to nothing: no run uses so many ids.
             0..10 => {
                 let id = 40_000 + rng.below(1000) as u16;
                 Header::command(id, command, 0).reply(payload.len())

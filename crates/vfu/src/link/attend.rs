@@ -28,6 +28,11 @@ impl Link {
         self.wakes[channel as usize].get_or_init(|| Wake::new().ok()).as_ref()
     }
 
+    /// What wakes the thread that only sends: it is as good as asleep.
+    pub(super) fn flush_wake(&self) -> Option<&Wake> {
+        self.wakes[2].get_or_init(|| Wake::new().ok()).as_ref()
+    }
+
     /// Somebody may have to be told, or woken, by what has just been done to the session.
     pub(super) fn told(&self, state: MutexGuard<'_, State>) {
         if state.session.closed().is_some() {
@@ -91,7 +96,7 @@ impl Link {
     }
 
     pub(super) fn become_attended(self: &Arc<Self>, state: &mut State) {
-        if !std::mem::replace(&mut state.attended, true) && state.blind {
+        if !std::mem::replace(&mut state.attended, true) && state.blind > 0 {
             let link = self.clone();
             // Without a thread it is noticed only when the peer sends something.
             let thread = ThreadBuilder::new().name("vfu-attendant".into());

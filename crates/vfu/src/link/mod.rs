@@ -66,8 +66,8 @@ pub(crate) struct Link {
     outboxes: [Mutex<Outbox>; 2],
     /// Bytes that wait in each outbox, to be seen without its lock.
     unsent: [AtomicUsize; 2],
-    /// Ends the wait of a thread of ours that polls the sockets; see `poll_wake`.
-    wakes: [OnceLock<Option<Wake>>; 2],
+    /// Ends the wait of a thread of ours that polls the sockets; see `poll_wake` and `flush_wake`.
+    wakes: [OnceLock<Option<Wake>>; 3],
     /// Ends the wait of an event loop.
     loop_wake: OnceLock<Arc<Wake>>,
     /// The executor has something to do besides commands.
@@ -100,10 +100,12 @@ struct State {
     looked: Time,
     /// Threads that sleep on `changed`.
     sleepers: usize,
+    /// A thread does nothing but send what waits to be sent.
+    flushing: bool,
     /// Something may happen that does not come over the sockets: readers watch `wake`, too.
     attended: bool,
-    /// A thread receives, and sees nothing else until something comes.
-    blind: bool,
+    /// Threads that receive, and see nothing else until something comes.
+    blind: usize,
     /// When the reader, or the event loop, will look up by itself.
     looks_up: Option<Time>,
     /// Error replies that the session wants sent.
@@ -150,8 +152,9 @@ impl Link {
                 stalled: [None; 2],
                 looked: Time::at(Duration::ZERO),
                 sleepers: 0,
+                flushing: false,
                 attended: false,
-                blind: false,
+                blind: 0,
                 looks_up: None,
                 refusals: Vec::new(),
                 fds: Vec::new(),

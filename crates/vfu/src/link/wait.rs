@@ -11,7 +11,7 @@ use tracing::debug;
 use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer, Session, Time};
 use vfu_proto::wire::{self, Header};
 
-use super::{LOOK, Link, State, lost};
+use super::{LOOK, Link, State, Wake, lost};
 use crate::sync::MutexGuard;
 use crate::sync::kernel::poll;
 use crate::transport::Received;
@@ -84,7 +84,7 @@ impl Link {
                         && !state.attended
                         && !quiet
                         && self.may_receive_blind(&reading, until);
-                    state.blind = blind;
+                    state.blind += usize::from(blind);
                     state.looks_up = until.filter(|_| !blind);
                     if !blind {
                         self.poll_wake(reading.first());
@@ -94,11 +94,7 @@ impl Link {
                     quiet = !came;
                     state
                 }
-                None if self.has_unsent() => {
-                    drop(state);
-                    self.wait_writable(until);
-                    self.lock()
-                }
+                None if self.has_unsent() && !state.flushing => self.wait_writable(state, until),
                 None => self.sleep(state, until),
             };
         }
@@ -194,7 +190,7 @@ impl Link {
         };
         let came = !matches!(result, Ok(false));
         let mut state = self.put_back(reading, result.map(drop));
-        state.blind &= !blind;
+        state.blind -= usize::from(blind);
         if state.session.queued() > 0 {
             self.wake_loop();
         }
@@ -213,7 +209,7 @@ impl Link {
     /// on the other channel.
     pub(super) fn wait_while_blind(&self) {
         let mut state = self.lock();
-        while state.blind && state.session.closed().is_none() {
+        while state.blind > 0 && state.session.closed().is_none() {
             let until = self.next_deadline(&state);
             state.looks_up = until;
             let on = state.session.request_channel();
@@ -225,11 +221,7 @@ impl Link {
                     drop(state);
                     self.read(reading, until, false).0
                 }
-                None if self.has_unsent() => {
-                    drop(state);
-                    self.wait_writable(until);
-                    self.lock()
-                }
+                None if self.has_unsent() && !state.flushing => self.wait_writable(state, until),
                 None => self.sleep(state, until),
             };
             if self.is_overdue(&mut state) || self.expire(&mut state) || state.session.has_woken() {
@@ -292,18 +284,33 @@ impl Link {
         }
     }
 
-    /// Somebody else reads; we see to what waits to be sent.
-    fn wait_writable(&self, until: Option<Time>) {
-        let mut set: Vec<_> = Channel::ALL
-            .into_iter()
-            .filter(|c| self.unsent(*c) > 0)
+    /// Somebody else reads; we see to what waits to be sent, one thread at a time, until that goes or
+    /// somebody wakes us as a sleeper.
+    fn wait_writable<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        until: Option<Time>,
+    ) -> MutexGuard<'a, State> {
+        state.flushing = true;
+        let wake = self.flush_wake();
+        drop(state);
+        let soon = self.now() + Duration::from_millis(50);
+        let until = if wake.is_some() { until } else { earliest([until, Some(soon)]) };
+        let unsent = Channel::ALL.into_iter().filter(|c| self.unsent(*c) > 0);
+        let mut set: Vec<_> = unsent
             .map(|c| PollFd::from_borrowed_fd(self.socket(c).as_fd(), PollFlags::OUT))
+            .chain(wake.map(|wake| PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN)))
             .collect();
-        if self.poll_set(&mut set, until).is_ok() {
+        let polled = self.poll_set(&mut set, until);
+        wake.into_iter().for_each(|wake| wake.clear());
+        if polled.is_ok() {
             for channel in Channel::ALL {
                 let _closed = self.flush(channel);
             }
         }
+        let mut state = self.lock();
+        state.flushing = false;
+        state
     }
 
     /// Somebody else reads; we sleep until that is of use to us.
@@ -373,6 +380,9 @@ impl Link {
     pub(super) fn wake_sleepers(&self, state: &State) {
         if state.sleepers > 0 {
             self.changed.notify_all();
+        }
+        if state.flushing {
+            self.flush_wake().into_iter().for_each(Wake::wake);
         }
     }
 

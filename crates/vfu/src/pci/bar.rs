@@ -1,5 +1,6 @@
 //! Base Address Registers (PCI 6.2.5.1).
 
+use super::caps::rebar::{self, Sizes};
 use super::registers::Registers;
 use super::{BARS, PciError, regs};
 
@@ -119,16 +120,27 @@ pub struct BarInfo {
     pub address: u64,
 }
 
+/// How a BAR is resized: the byte of Resizable BAR Control that has its size (an offset in the
+/// capability until that is placed), and the sizes there are.
+#[derive(Clone, Copy, Debug)]
+struct Resizable {
+    control: usize,
+    sizes: Sizes,
+}
+
 /// The six BARs of a function, checked.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Bars([Option<Bar>; BARS]);
+pub(crate) struct Bars {
+    bars: [Option<Bar>; BARS],
+    resizable: [Option<Resizable>; BARS],
+}
 
 impl Bars {
     /// Checks each BAR and that no two claim the same register.
     pub(crate) fn new(asked: &[(usize, Bar)]) -> Result<Self, PciError> {
         let mut bars = Self::default();
         for &(index, bar) in asked {
-            let Some(slot) = bars.0.get_mut(index) else {
+            let Some(slot) = bars.bars.get_mut(index) else {
                 return Err(PciError::BarIndex { index });
             };
             if slot.replace(bar).is_some() {
@@ -148,7 +160,7 @@ impl Bars {
     }
 
     pub(crate) fn get(&self, index: usize) -> Option<Bar> {
-        self.0.get(index).copied().flatten()
+        self.bars.get(index).copied().flatten()
     }
 
     fn is_upper_half(&self, index: usize) -> bool {
@@ -158,21 +170,26 @@ impl Bars {
     /// Puts a checked `bar` into the lowest free register and returns its index.
     pub(crate) fn add(&mut self, bar: Bar) -> Option<usize> {
         let index = (0..BARS).find(|&i| self.get(i).is_none() && !self.is_upper_half(i))?;
-        self.0[index] = Some(bar);
+        self.bars[index] = Some(bar);
         Some(index)
     }
 
     pub(crate) fn any(&self, io: bool) -> bool {
-        self.0.iter().flatten().any(|bar| (bar.kind == BarKind::Io) == io)
+        self.bars.iter().flatten().any(|bar| (bar.kind == BarKind::Io) == io)
     }
 
     /// Defines the registers: address bits below the size are read-only 0, so writing all ones
     /// reads back the size (PCI 6.2.5.1, implementation note "Sizing a 32 bit Base Address
     /// Register").
     pub(crate) fn define(&self, registers: &mut Registers) {
-        for (index, bar) in self.0.iter().enumerate() {
+        self.define_at(registers, regs::BAR0);
+    }
+
+    /// The same for BARs that begin elsewhere, as those of virtual functions do.
+    pub(crate) fn define_at(&self, registers: &mut Registers, start: usize) {
+        for (index, bar) in self.bars.iter().enumerate() {
             let Some(bar) = bar else { continue };
-            let at = regs::BAR0 + 4 * index;
+            let at = start + 4 * index;
             let mask = !(bar.size - 1);
             registers.set_u32(at, bar.type_bits(), mask as u32);
             if bar.kind == BarKind::Mem64 {
@@ -190,6 +207,60 @@ impl Bars {
             BarKind::Mem32 => low & !0xf,
             BarKind::Mem64 => low & !0xf | u64::from(registers.u32(at + 4)) << 32,
         };
-        Some(BarInfo { kind: bar.kind, prefetchable: bar.prefetchable, size: bar.size, address })
+        let size = self.size(registers, index)?;
+        Some(BarInfo { kind: bar.kind, prefetchable: bar.prefetchable, size, address })
+    }
+
+    /// The size in bytes now.
+    fn size(&self, registers: &Registers, index: usize) -> Option<u64> {
+        Some(match self.resizable.get(index).copied().flatten() {
+            Some(how) => Sizes::bytes(registers.u8(how.control) & rebar::SIZE),
+            None => self.get(index)?.size,
+        })
+    }
+
+    /// The smallest size in bytes that the BAR can have.
+    pub(crate) fn min_size(&self, index: usize) -> Option<u64> {
+        let how = self.resizable.get(index).copied().flatten();
+        how.map(|how| how.sizes.min()).or_else(|| Some(self.get(index)?.size))
+    }
+
+    /// Notes that the size of BAR `index` is set by the byte at `control`.
+    pub(crate) fn make_resizable(&mut self, index: usize, control: usize, sizes: Sizes) {
+        if let Some(slot) = self.resizable.get_mut(index) {
+            *slot = Some(Resizable { control, sizes });
+        }
+    }
+
+    /// The Resizable BAR capability is at `at`.
+    pub(crate) fn place_size_controls(&mut self, at: usize) {
+        for how in self.resizable.iter_mut().flatten() {
+            how.control += at;
+        }
+    }
+
+    /// The BARs that can be resized: index, and offset of the byte that does it.
+    pub(crate) fn size_controls(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let controls = self.resizable.map(|how| how.map(|how| how.control));
+        controls.into_iter().enumerate().filter_map(|(index, control)| Some((index, control?)))
+    }
+
+    /// The byte of Resizable BAR Control at `at` after a write turned `old` into `new`: a size that
+    /// is not supported is discarded (PCIe 7.8.6.3 leaves it undefined). None if no such byte is
+    /// there.
+    pub(crate) fn settle_size(&self, at: usize, old: u8, new: u8) -> Option<u8> {
+        let how = self.resizable.iter().flatten().find(|how| how.control == at)?;
+        let supported = how.sizes.has(new & rebar::SIZE);
+        Some(if supported { new } else { new & !rebar::SIZE | old & rebar::SIZE })
+    }
+
+    /// Gives the registers of BAR `index` the address bits of its size now.
+    pub(crate) fn apply_size(&self, registers: &mut Registers, index: usize) {
+        let (Some(bar), Some(size)) = (self.get(index), self.size(registers, index)) else { return };
+        let len = if bar.kind == BarKind::Mem64 { 8 } else { 4 };
+        let mask = !(size.wrapping_sub(1));
+        for (i, mask) in mask.to_le_bytes().into_iter().enumerate().take(len) {
+            registers.remask(regs::BAR0 + 4 * index + i, mask);
+        }
     }
 }

@@ -1,10 +1,16 @@
 //! The description of a function, and how it becomes a configuration space.
 
+use std::sync::Arc;
+
 use super::bar::{Bar, Bars};
-use super::caps::{Known, Placed, msi, msix, pcie, pm};
+use super::caps::{Known, msi, msix, pcie, pm};
+use super::extended::AskedExtended;
 use super::header::{self, Identity};
+use super::layout::{self, Body};
 use super::registers::Registers;
-use super::{ConfigSpace, Msi, MsixAt, PciError, regs};
+use super::rom::Rom;
+use super::space::Parts;
+use super::{ConfigSpace, Msi, MsixAt, PciError, Pm, RawCapability, regs};
 
 /// The size of configuration space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,30 +47,25 @@ pub enum Pin {
 
 #[derive(Clone, Debug)]
 enum Asked {
-    Pm,
+    Pm(Pm),
     Msi(Msi),
     Msix(u16, Option<MsixAt>),
     Pcie,
-    Raw { id: u8, body: Vec<u8>, mask: Vec<u8> },
-}
-
-#[derive(Clone, Debug)]
-struct AskedExtended {
-    id: u16,
-    version: u8,
-    body: Vec<u8>,
-    mask: Vec<u8>,
+    Raw { id: u8, raw: RawCapability, at: Option<usize> },
 }
 
 /// Describes a PCI function; [`build`](Self::build) checks it. Capabilities are placed from 0x40
-/// up, each at a multiple of 4, and linked in the order of the calls.
+/// up, each at a multiple of 4 and at the lowest place that is free, and linked in the order of the
+/// calls; [`capability_at`](Self::capability_at) chooses the place.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Pci {
     id: Identity,
     bars: Vec<(usize, Bar)>,
     capabilities: Vec<Asked>,
-    extended: Vec<AskedExtended>,
+    pub(super) extended: Vec<AskedExtended>,
+    pub(super) resizable: Vec<(usize, Vec<u64>)>,
+    rom: Option<Arc<[u8]>>,
     size: Option<ConfigSize>,
 }
 
@@ -77,6 +78,8 @@ impl Pci {
             bars: Vec::new(),
             capabilities: Vec::new(),
             extended: Vec::new(),
+            resizable: Vec::new(),
+            rom: None,
             size: None,
         }
     }
@@ -107,6 +110,24 @@ impl Pci {
         self
     }
 
+    /// Adds an expansion ROM with this image, 1 byte to 16 MiB (PCI 6.2.5.2). Its BAR has the next power
+    /// of two, 2048 bytes at least; behind the image it reads 0xff, as erased flash does. A server
+    /// shows it as VFIO's region 6, read-only: what is written there is dropped.
+    ///
+    /// The image may be anything. Hardware does not look at it, and neither does QEMU when it loads
+    /// one; but firmware and Linux ignore an image that does not begin with 0x55 0xaa (PCI 6.3.1.1).
+    /// [`RomInfo::has_signature`](super::RomInfo::has_signature) tells, and a server warns in its log.
+    ///
+    /// ```no_run
+    /// # use vfu::pci::Pci;
+    /// let pci = Pci::endpoint(0x8086, 0x100e).rom(std::fs::read("e1000.rom")?);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn rom(mut self, image: impl Into<Arc<[u8]>>) -> Self {
+        self.rom = Some(image.into());
+        self
+    }
+
     /// Sets Interrupt Pin: the function can signal INTx.
     pub fn intx(mut self, pin: Pin) -> Self {
         self.id.pin = Some(pin);
@@ -114,8 +135,13 @@ impl Pci {
     }
 
     /// Adds PCI Power Management, 8 bytes: D0 and D3hot, no PME#, registers survive D3hot.
-    pub fn pm(mut self) -> Self {
-        self.capabilities.push(Asked::Pm);
+    pub fn pm(self) -> Self {
+        self.pm_with(Pm::default())
+    }
+
+    /// Adds PCI Power Management with the states and the behaviour of `pm`, 8 bytes.
+    pub fn pm_with(mut self, pm: Pm) -> Self {
+        self.capabilities.push(Asked::Pm(pm));
         self
     }
 
@@ -171,26 +197,25 @@ impl Pci {
     /// Power Management, MSI, MSI-X and PCI Express keep their rules when they are given this way:
     /// reserved power states are discarded, MSI-X must lie in its BARs, Initiate FLR reads 0.
     pub fn capability(
-        mut self,
+        self,
         id: u8,
         body: impl Into<Vec<u8>>,
         write_mask: impl Into<Vec<u8>>,
     ) -> Self {
-        self.capabilities.push(Asked::Raw { id, body: body.into(), mask: write_mask.into() });
+        self.raw_capability(id, RawCapability::new(body).writable(write_mask))
+    }
+
+    /// Adds a capability by its bytes and the rule of each bit. See
+    /// [`capability`](Self::capability) for what holds besides.
+    pub fn raw_capability(mut self, id: u8, raw: RawCapability) -> Self {
+        self.capabilities.push(Asked::Raw { id, raw, at: None });
         self
     }
 
-    /// Adds an extended capability from 0x100 up (PCIe 7.6.3): `body` follows the four bytes of its
-    /// header; `write_mask` as for [`capability`](Self::capability). Needs a 4096-byte space.
-    pub fn extended_capability(
-        mut self,
-        id: u16,
-        version: u8,
-        body: impl Into<Vec<u8>>,
-        write_mask: impl Into<Vec<u8>>,
-    ) -> Self {
-        let (body, mask) = (body.into(), write_mask.into());
-        self.extended.push(AskedExtended { id, version, body, mask });
+    /// As [`raw_capability`](Self::raw_capability), at `offset`: a multiple of 4 from 0x40 to 0xfc. The
+    /// capabilities without an offset of their own are placed around it.
+    pub fn capability_at(mut self, offset: usize, id: u8, raw: RawCapability) -> Self {
+        self.capabilities.push(Asked::Raw { id, raw, at: Some(offset) });
         self
     }
 
@@ -212,27 +237,32 @@ impl Pci {
         if self.id.class >> 24 != 0 {
             return Err(PciError::Class { class: self.id.class });
         }
+        let rom = self.rom.as_ref().map(Rom::new).transpose()?;
         let mut bars = Bars::new(&self.bars)?;
         let mut msix_bar = None;
-        let mut bodies = Vec::with_capacity(self.capabilities.len());
+        let mut bodies: Vec<Body> = Vec::with_capacity(self.capabilities.len());
         for asked in &self.capabilities {
-            bodies.push(asked.registers(&mut bars, &mut msix_bar)?);
+            bodies.push((asked.registers(&mut bars, &mut msix_bar)?, asked.offset()));
         }
-        let express = bodies.iter().any(|body| body.u8(0) == regs::CAP_PCIE);
+        let express = bodies.iter().any(|(body, _)| body.u8(0) == regs::CAP_PCIE);
         let default = if express { ConfigSize::Extended } else { ConfigSize::Conventional };
         let size = self.size.unwrap_or(default).bytes();
-        let extended = self.extended.iter().map(AskedExtended::registers);
-        let extended = extended.collect::<Result<Vec<_>, _>>()?;
+        let extended = self.extended_bodies(&mut bars)?;
+        let places = layout::place_extended(&extended, size)?;
         // Past the last extended capability, the space is empty and need not be stored.
-        let stored = extended.iter().map(|body| body.len().next_multiple_of(4)).sum::<usize>();
-        let stored = size.min(ConfigSize::Conventional.bytes() + stored);
+        let ends = extended.iter().zip(&places).map(|((body, _), at)| at + body.len());
+        let stored = ends.fold(ConfigSize::Conventional.bytes(), usize::max);
 
-        let mut registers = Registers::reserved(stored);
-        header::define(&mut registers, &self.id, &bars, express);
-        let list = link(&mut registers, &bodies)?;
-        let extended = link_extended(&mut registers, &extended, size)?;
-        let known = Known::bind(&mut registers, &list, &bars)?;
-        Ok(ConfigSpace::new(size, registers, bars, msix_bar, known, list, extended))
+        let mut registers = Registers::reserved(stored.next_multiple_of(4));
+        header::define(&mut registers, &self.id, &bars, rom.as_ref(), express);
+        let list = layout::link(&mut registers, &bodies)?;
+        let extended = layout::link_extended(&mut registers, &extended, &places);
+        if let Some(cap) = extended.iter().find(|cap| cap.id == regs::EXT_REBAR) {
+            bars.place_size_controls(cap.offset.into());
+        }
+        let known = Known::bind(&mut registers, &list, &extended, &bars)?;
+        let parts = Parts { size, registers, bars, rom, msix_bar, known };
+        Ok(ConfigSpace::new(parts, list, extended))
     }
 }
 
@@ -243,7 +273,7 @@ impl Asked {
         msix_bar: &mut Option<usize>,
     ) -> Result<Registers, PciError> {
         match self {
-            Self::Pm => Ok(pm::registers()),
+            Self::Pm(asked) => pm::registers(*asked),
             Self::Msi(asked) => msi::registers(*asked),
             Self::Msix(vectors, at) => {
                 msix::check_vectors(*vectors)?;
@@ -261,83 +291,37 @@ impl Asked {
                 msix::registers(*vectors, at)
             }
             Self::Pcie => Ok(pcie::registers()),
-            Self::Raw { id, body, mask } => {
-                check_mask(u16::from(*id), body, mask)?;
-                let mut cap = Registers::reserved(2 + body.len());
+            Self::Raw { id, raw, .. } => {
+                check_rules(u16::from(*id), raw)?;
+                let mut cap = Registers::reserved(2 + raw.body.len());
                 cap.set_u8(0, *id, 0);
-                cap.set_bytes(2, body, mask);
+                cap.set_raw(2, raw);
                 Ok(cap)
             }
         }
     }
-}
 
-impl AskedExtended {
-    fn registers(&self) -> Result<Registers, PciError> {
-        check_mask(self.id, &self.body, &self.mask)?;
-        if self.version > 15 {
-            return Err(PciError::ExtendedVersion { id: self.id, version: self.version });
-        }
-        let mut cap = Registers::reserved(4 + self.body.len());
-        cap.set_u16(0, self.id, 0);
-        cap.set_u16(2, u16::from(self.version), 0);
-        cap.set_bytes(4, &self.body, &self.mask);
-        Ok(cap)
+    /// The offset that the author chose.
+    fn offset(&self) -> Option<usize> {
+        if let Self::Raw { at, .. } = self { *at } else { None }
     }
 }
 
-fn check_mask(id: u16, body: &[u8], mask: &[u8]) -> Result<(), PciError> {
-    if mask.len() > body.len() {
-        return Err(PciError::WriteMask { id, body: body.len(), mask: mask.len() });
+/// Whether the masks fit the body, and each bit has one rule.
+pub(super) fn check_rules(id: u16, raw: &RawCapability) -> Result<(), PciError> {
+    let RawCapability { body, writable, write_one_to_clear, sticky, driven } = raw;
+    for mask in [writable, write_one_to_clear, sticky, driven] {
+        if mask.len() > body.len() {
+            return Err(PciError::WriteMask { id, body: body.len(), mask: mask.len() });
+        }
+    }
+    for at in 0..body.len() {
+        let [rw, rw1c, driven] =
+            [writable, write_one_to_clear, driven].map(|mask| mask.get(at).copied().unwrap_or(0));
+        let bits = rw & rw1c | rw & driven | rw1c & driven;
+        if bits != 0 {
+            return Err(PciError::RuleConflict { id, at, bits });
+        }
     }
     Ok(())
-}
-
-/// Places the capabilities and links them from the Capabilities Pointer (PCI 6.7).
-fn link(registers: &mut Registers, bodies: &[Registers]) -> Result<Vec<Placed>, PciError> {
-    let end = ConfigSize::Conventional.bytes();
-    let mut list = Vec::with_capacity(bodies.len());
-    let mut pointer = regs::CAPABILITIES_POINTER;
-    let mut at = regs::DEVICE_DEPENDENT;
-    for body in bodies {
-        let (id, len, left) = (body.u8(0), body.len(), end - at);
-        if len > left {
-            return Err(PciError::CapabilityRoom { id, len, left });
-        }
-        registers.paste(at, body);
-        registers.set_u8(pointer, at as u8, 0);
-        list.push(Placed { id: u16::from(id), offset: at as u16, len: len as u16 });
-        pointer = at + 1;
-        at += len.next_multiple_of(4);
-    }
-    if !list.is_empty() {
-        registers.set_u16(regs::STATUS, regs::STATUS_CAPABILITIES, 0);
-        registers.set_rw1c(regs::STATUS, regs::STATUS_ERRORS);
-    }
-    Ok(list)
-}
-
-/// Places and links the extended capabilities: no pointer leads to them, the first is at 0x100, and
-/// bits 31:20 of a header hold the offset of the next (PCIe 7.6.3).
-fn link_extended(
-    registers: &mut Registers,
-    bodies: &[Registers],
-    size: usize,
-) -> Result<Vec<Placed>, PciError> {
-    let mut list: Vec<Placed> = Vec::with_capacity(bodies.len());
-    let mut at = regs::EXTENDED;
-    for body in bodies {
-        let (id, len, left) = (body.u16(0), body.len(), size - at);
-        if len > left {
-            return Err(PciError::ExtendedRoom { id, len, left });
-        }
-        registers.paste(at, body);
-        if let Some(last) = list.last() {
-            let upper = usize::from(last.offset) + 2;
-            registers.set_u16(upper, registers.u16(upper) | (at as u16) << 4, 0);
-        }
-        list.push(Placed { id, offset: at as u16, len: len as u16 });
-        at += len.next_multiple_of(4);
-    }
-    Ok(list)
 }

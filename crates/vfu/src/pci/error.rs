@@ -83,6 +83,33 @@ pub enum PciError {
          shorten or drop a capability"
     )]
     CapabilityRoom { id: u8, len: usize, left: usize },
+    /// There are extended capabilities from 0x100 up only.
+    #[error(
+        "extended capability {id:#06x} has no place in a configuration space of 256 bytes; make it \
+         4096 bytes with ConfigSize::Extended, or add .pcie_endpoint()"
+    )]
+    ExtendedNoSpace { id: u16 },
+    /// An extended capability of which a function has one at most.
+    #[error("extended capability {id:#06x} is added twice; a function has one at most, keep one")]
+    ExtendedTwice { id: u16 },
+    /// Software begins at 0x100 and would find none.
+    #[error(
+        "the first extended capability is at {first:#x}, and software looks for it at 0x100; put \
+         one of them there"
+    )]
+    ExtendedStart { first: usize },
+    /// Not an offset that a capability can have.
+    #[error(
+        "capability {id:#04x} is placed at {offset:#x}; give a multiple of 4 from {start:#x} up and \
+         below {end:#x}"
+    )]
+    CapabilityOffset { id: u16, offset: usize, start: usize, end: usize },
+    /// Two capabilities share bytes.
+    #[error(
+        "capability {id:#04x} at {offset:#x} of {len} bytes overlaps capability {other:#04x} at \
+         {other_offset:#x}; move one of them"
+    )]
+    CapabilityOverlap { id: u16, offset: usize, len: usize, other: u16, other_offset: usize },
     /// The extended list has outgrown its space.
     #[error(
         "extended capability {id:#06x} needs {len} bytes and {left} are left up to 0xfff; shorten \
@@ -98,6 +125,72 @@ pub enum PciError {
          as long or shorter"
     )]
     WriteMask { id: u16, body: usize, mask: usize },
+    /// Two rules for one bit.
+    #[error(
+        "capability {id:#04x}: the bits {bits:#04x} of body byte {at} are in two masks; a bit is \
+         writable, write-one-to-clear or driven by the device, and may be sticky besides"
+    )]
+    RuleConflict { id: u16, at: usize, bits: u8 },
+    /// PME_Support names a state that the function does not have.
+    #[error(
+        "PME# is supported from states {pme_support:#07b} (bit 0 is D0, 4 is D3cold), and one of \
+         them is D1 or D2 without support for that state, or no state; drop the bit or set d1 or d2"
+    )]
+    PmeState { pme_support: u8 },
+    /// There is no image.
+    #[error("the expansion ROM is empty; give its image, or leave it out")]
+    RomEmpty,
+    /// The image is larger than a ROM BAR can be.
+    #[error("the expansion ROM of {len:#x} bytes is larger than {max:#x}, which is the most")]
+    RomTooLarge { len: usize, max: usize },
+    /// Resizable BAR without the BAR.
+    #[error("BAR {index} is made resizable and does not exist; add it with .bar()")]
+    ResizableNoBar { index: usize },
+    /// I/O space has no sizes to choose from.
+    #[error("BAR {index} is I/O space, which cannot be resizable; make it a memory BAR")]
+    ResizableIo { index: usize },
+    /// The same index again.
+    #[error("BAR {index} is made resizable twice; give all its sizes in one call")]
+    ResizableTwice { index: usize },
+    /// Not a size that the registers can say.
+    #[error(
+        "BAR {index} cannot have {size:#x} bytes: a resizable BAR in {kind} space has powers of two \
+         from 0x100000 to {max:#x}"
+    )]
+    ResizableSize { index: usize, size: u64, kind: BarKind, max: u64 },
+    /// The size at power-on is not one of those to choose from.
+    #[error(
+        "BAR {index} is described with {size:#x} bytes, which is not one of its sizes; add it to \
+         them, or describe the BAR with one of them"
+    )]
+    ResizableDefault { index: usize, size: u64 },
+    /// All sizes are so large that many systems could have none of them.
+    #[error("BAR {index} is resizable to more than {max:#x} bytes only; offer a smaller size too")]
+    ResizableTooLarge { index: usize, max: u64 },
+    /// The queue depth has 5 bits.
+    #[error("ATS cannot queue {depth} invalidate requests; use 1 to 32")]
+    AtsQueue { depth: u8 },
+    /// A PASID has 20 bits.
+    #[error("PASIDs cannot have {width} bits; use 20 or fewer")]
+    PasidWidth { width: u8 },
+    /// The revision field has 4 bits.
+    #[error("vendor specific capability {vsec:#06x} has revision {revision}; 0 to 15 are possible")]
+    VendorRevision { vsec: u16, revision: u8 },
+    /// SR-IOV for nothing.
+    #[error("SR-IOV needs one virtual function or more; give their number, or leave it out")]
+    SriovNoVfs,
+    /// The virtual functions would have no routing ids of their own.
+    #[error(
+        "{total} virtual functions from offset {first_offset} with stride {stride} do not get \
+         routing ids of their own below 0x10000; both are 1 or more"
+    )]
+    SriovRouting { total: u16, first_offset: u16, stride: u16 },
+    /// SR-IOV has no I/O BARs.
+    #[error("VF BAR {index} is I/O space, which virtual functions do not have; use memory")]
+    VfBarIo { index: usize },
+    /// A BAR of the virtual functions is wrong.
+    #[error("of the virtual functions: {0}")]
+    VfBar(Box<PciError>),
     /// Not a number of vectors that MSI can have.
     #[error("MSI cannot have {vectors} vectors; use 1, 2, 4, 8, 16 or 32, or MSI-X")]
     MsiVectors { vectors: usize },

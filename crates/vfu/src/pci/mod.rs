@@ -21,33 +21,46 @@
 //!
 //! Nothing here knows sockets, threads or file descriptors. Section numbers in this module are
 //! those of the PCI Local Bus Specification 3.0 ("PCI"), the PCI Express Base Specification 4.0
-//! ("PCIe") and the PCI Bus Power Management Interface Specification 1.2 ("PM").
+//! ("PCIe"), the PCI Bus Power Management Interface Specification 1.2 ("PM"), and Address Translation
+//! Services 1.1 ("ATS") and Single Root I/O Virtualization 1.1 ("SR-IOV").
 //!
-//! Memory: one space holds 4 bytes per byte that has a register behind it (value, reset value and
-//! two masks), so 1 KiB for a 256-byte space. A 4096-byte space costs the same plus its extended
-//! capabilities, since the empty rest of it is not stored. [`MsixTable`] holds 16 bytes per vector.
+//! Memory: one space holds 6 bytes per byte that has a register behind it (value, value at power-on,
+//! four masks), so 1.5 KiB for a 256-byte space. A 4096-byte space costs the same plus its extended
+//! capabilities up to the end of the last one (264 bytes for AER), since the empty rest of it is not
+//! stored; one placed at its very end makes it 24 KiB. The image of a ROM is kept once, however many
+//! clones a space has. [`MsixTable`] holds 16 bytes per vector.
 
 mod bar;
 mod builder;
 mod caps;
 mod effects;
 mod error;
+mod extended;
+mod field;
 mod header;
+mod layout;
 mod msix_table;
 pub mod names;
 mod registers;
 pub mod regs;
+mod rom;
 mod snapshot;
 mod space;
 
 pub use bar::{Bar, BarInfo, BarKind};
 pub use builder::{ConfigSize, Pci, Pin};
+pub use caps::aer::ErrorMessage;
+pub use caps::ats::Ats;
 pub use caps::msi::{Msi, MsiState};
 pub use caps::msix::{MsixAt, MsixState};
-pub use caps::pm::PowerState;
+pub use caps::pasid::Pasid;
+pub use caps::pm::{Pm, PowerState};
+pub use caps::sriov::Sriov;
 pub use effects::Effects;
 pub use error::{MsixPart, PciError};
+pub use field::{Field, RawCapability};
 pub use msix_table::{MsixEntry, MsixTable};
+pub use rom::RomInfo;
 pub use snapshot::SnapshotError;
 pub use space::ConfigSpace;
 

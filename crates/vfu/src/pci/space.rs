@@ -3,7 +3,8 @@
 use super::bar::Bars;
 use super::caps::{Known, Placed, msi, msix, pm};
 use super::registers::{Cell, Registers};
-use super::{BARS, BarInfo, Effects, MsiState, MsixState, Pin, PowerState, regs};
+use super::rom::Rom;
+use super::{BARS, BarInfo, Effects, MsiState, MsixState, Pin, PowerState, RomInfo, regs};
 
 /// The configuration space of one function. Made by [`Pci::build`](super::Pci::build).
 ///
@@ -13,24 +14,28 @@ use super::{BARS, BarInfo, Effects, MsiState, MsixState, Pin, PowerState, regs};
 pub struct ConfigSpace {
     size: usize,
     pub(super) registers: Registers,
-    bars: Bars,
+    pub(super) bars: Bars,
+    rom: Option<Rom>,
     msix_bar: Option<usize>,
     pub(super) known: Known,
     capabilities: Vec<Placed>,
     extended: Vec<Placed>,
 }
 
+/// What a space is made of, besides its lists.
+pub(super) struct Parts {
+    pub(super) size: usize,
+    pub(super) registers: Registers,
+    pub(super) bars: Bars,
+    pub(super) rom: Option<Rom>,
+    pub(super) msix_bar: Option<usize>,
+    pub(super) known: Known,
+}
+
 impl ConfigSpace {
-    pub(super) fn new(
-        size: usize,
-        registers: Registers,
-        bars: Bars,
-        msix_bar: Option<usize>,
-        known: Known,
-        capabilities: Vec<Placed>,
-        extended: Vec<Placed>,
-    ) -> Self {
-        Self { size, registers, bars, msix_bar, known, capabilities, extended }
+    pub(super) fn new(parts: Parts, capabilities: Vec<Placed>, extended: Vec<Placed>) -> Self {
+        let Parts { size, registers, bars, rom, msix_bar, known } = parts;
+        Self { size, registers, bars, rom, msix_bar, known, capabilities, extended }
     }
 
     /// The size in bytes: 256 or 4096.
@@ -55,6 +60,10 @@ impl ConfigSpace {
     /// Writes `data` from `offset` on, byte by byte in ascending order. Read-only bits and bytes
     /// past the end are ignored, so no write is an error. A register written in parts takes each
     /// part as it comes; nothing waits for the last byte.
+    ///
+    /// The size of a resizable BAR changes only while Memory Space Enable is clear, as PCIe 7.8.6.3
+    /// asks of software; a write to it is ignored otherwise. The BAR loses the address bits below its
+    /// new size.
     pub fn write(&mut self, offset: usize, data: &[u8]) -> Effects {
         let mut effects = Effects::default();
         let stored = self.registers.len().saturating_sub(offset);
@@ -67,7 +76,11 @@ impl ConfigSpace {
     fn write_byte(&mut self, at: usize, value: u8, effects: &mut Effects) {
         let Some(cell) = self.registers.cells().get(at) else { return };
         let old = cell.now;
-        let new = self.settle(at, old, cell.written(value));
+        let mut new = self.settle(at, old, cell.written(value));
+        let resized = self.bars.size_controls().find(|(_, control)| *control == at);
+        if resized.is_some() && self.memory_enabled() {
+            new = old;
+        }
         if self.starts_flr(at, value) {
             effects.flr = true;
         }
@@ -76,6 +89,11 @@ impl ConfigSpace {
                 cell.now = new;
             }
             self.note(at, old, new, effects);
+            if let Some((index, _)) = resized {
+                self.bars.apply_size(&mut self.registers, index);
+                effects.bar_sizes_changed = true;
+                effects.bars_changed = true;
+            }
         }
     }
 
@@ -89,7 +107,7 @@ impl ConfigSpace {
         if self.known.msi.is_some_and(|msi| at == msi.at + regs::MESSAGE_CONTROL) {
             return msi::settle(new);
         }
-        new
+        self.bars.settle_size(at, old, new).unwrap_or(new)
     }
 
     /// Whether writing `value` at `at` sets Initiate FLR of a function that has it (PCIe 6.6.2).
@@ -109,6 +127,7 @@ impl ConfigSpace {
         const DECODE: u16 = regs::COMMAND_IO | regs::COMMAND_MEMORY;
         const COMMAND_HIGH: usize = regs::COMMAND + 1;
         const BARS_END: usize = regs::BAR0 + 4 * BARS;
+        const ROM_END: usize = regs::EXPANSION_ROM + 4;
         let changed = u16::from(old ^ new);
         match at {
             regs::COMMAND => {
@@ -119,6 +138,7 @@ impl ConfigSpace {
                 effects.intx_disable_changed |= changed << 8 & regs::COMMAND_INTX_DISABLE != 0;
             }
             regs::BAR0..BARS_END => effects.bars_changed = true,
+            regs::EXPANSION_ROM..ROM_END => effects.rom_changed = true,
             _ => {}
         }
         if self.known.msi.is_some_and(|msi| (msi.at..msi.at + msi.len).contains(&at)) {
@@ -131,21 +151,51 @@ impl ConfigSpace {
             let (from, to) = (PowerState::from_bits(old), PowerState::from_bits(new));
             if from != to {
                 effects.power_state = Some((from, to));
+                effects.soft_reset |= pm::is_soft_reset(from, to, new);
             }
         }
     }
 
-    /// Back to the state after power-on, for DEVICE_RESET and FLR: Command, Status, BARs, Interrupt
-    /// Line, power state, MSI, MSI-X and all other writable registers. FLR may keep a few fields of
-    /// the link (PCIe 6.6.2); here it keeps nothing.
+    /// Back to the state at power-on, for DEVICE_RESET: Command, Status, BARs and their sizes, Interrupt
+    /// Line, power state, MSI, MSI-X and all other registers, sticky ones included.
     pub fn reset(&mut self) {
         self.registers.reset();
+        self.apply_sizes();
+    }
+
+    /// Resets the function, for FLR and the step from D3hot to D0 without No_Soft_Reset: as
+    /// [`reset`](Self::reset), but sticky bits keep their values (PCIe 7.4): AER, PME_En and
+    /// PME_Status, the control of the link that PCIe 6.6.2 names, and what the author declared
+    /// ([`Field::sticky`](super::Field::sticky)).
+    pub fn reset_function(&mut self) {
+        self.registers.reset_function();
+        self.apply_sizes();
+    }
+
+    fn apply_sizes(&mut self) {
+        for (index, _) in self.bars.size_controls() {
+            self.bars.apply_size(&mut self.registers, index);
+        }
     }
 
     /// BAR `index` as it is now. None for one that is not there and for the upper half of a 64-bit
     /// one.
     pub fn bar(&self, index: usize) -> Option<BarInfo> {
         self.bars.info(&self.registers, index)
+    }
+
+    /// The expansion ROM as it is now, if there is one.
+    pub fn rom(&self) -> Option<RomInfo> {
+        self.rom.as_ref().map(|rom| rom.info(&self.registers))
+    }
+
+    /// Reads from the ROM at `offset` of its BAR, enabled or not: its image, and 0xff behind that and
+    /// without a ROM.
+    pub fn read_rom(&self, offset: u64, data: &mut [u8]) {
+        match &self.rom {
+            Some(rom) => rom.read(offset, data),
+            None => data.fill(0xff),
+        }
     }
 
     /// The BAR that [`Pci::msix`](super::Pci::msix) added for table and PBA.
@@ -195,6 +245,15 @@ impl ConfigSpace {
         let [low, high] = bits.to_le_bytes();
         self.registers.raise(offset, low);
         self.registers.raise(offset.saturating_add(1), high);
+    }
+
+    /// Sets the bits that the device drives ([`Field::driven`](super::Field::driven)) from `offset` on to
+    /// those of `data`. All other bits are left alone.
+    pub fn drive(&mut self, offset: usize, data: &[u8]) {
+        let cells = self.registers.cells_mut().get_mut(offset..).unwrap_or_default();
+        for (cell, &value) in cells.iter_mut().zip(data) {
+            cell.now = cell.now & !cell.driven() | value & cell.driven();
+        }
     }
 
     /// Drives Transactions Pending in the Device Status of PCI Express: whether requests of the

@@ -153,8 +153,8 @@ impl RegisterMapBuilder {
             check_place(register, self.size)?;
             check_bits(register)?;
         }
-        let all: usize = self.registers.iter().map(|register| register.count() as usize).sum();
-        if all > MAX_REGISTERS {
+        let all: u64 = self.registers.iter().map(|register| u64::from(register.count())).sum();
+        if all > MAX_REGISTERS as u64 {
             return Err(Error::TooMany { max: MAX_REGISTERS });
         }
         let mut rules = Vec::with_capacity(self.registers.len());
@@ -165,14 +165,14 @@ impl RegisterMapBuilder {
             };
             rules.push(Rules::new(register, widths, register.zero_extend || self.zero_extend));
         }
-        let (starts, slots) = lay_out(&self.registers)?;
+        let (starts, slots): (Vec<_>, Vec<_>) = lay_out(&self.registers)?.into_iter().unzip();
         Ok(RegisterMap {
             name: self.name,
             size: self.size,
             registers: self.registers.into(),
             rules: rules.into(),
-            starts,
-            slots,
+            starts: starts.into(),
+            slots: slots.into(),
             gaps_read_zero: self.gaps_read_zero,
             spin_limit: self.spin_limit,
         })
@@ -271,8 +271,8 @@ fn sum_of_widths(register: &Register, widths: &[u8]) -> Result<u8, Error> {
     Ok(sum)
 }
 
-/// All registers by their offsets.
-fn lay_out(registers: &[Register]) -> Result<(Box<[u64]>, Box<[Slot]>), Error> {
+/// All registers with their offsets, in ascending order.
+fn lay_out(registers: &[Register]) -> Result<Vec<(u64, Slot)>, Error> {
     let mut placed = Vec::new();
     for (n, register) in registers.iter().enumerate() {
         for index in 0..register.count() {
@@ -294,7 +294,7 @@ fn lay_out(registers: &[Register]) -> Result<(Box<[u64]>, Box<[Slot]>), Error> {
             });
         }
     }
-    Ok(placed.into_iter().unzip::<_, _, Vec<_>, Vec<_>>()).map(|(a, b)| (a.into(), b.into()))
+    Ok(placed)
 }
 
 /// The name of one register of an array.

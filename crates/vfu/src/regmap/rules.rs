@@ -18,7 +18,7 @@ pub(super) struct Rules {
     /// The allowed widths of access, as the sum of them; 0 allows everything.
     pub(super) widths: u8,
     pub(super) zero_extend: bool,
-    /// It has bits that can be written, and none that can be read.
+    /// All of its bits can only be written.
     pub(super) write_only: bool,
     /// The bits that it has.
     pub(super) ones: u64,
@@ -78,10 +78,9 @@ impl Rules {
         let ones = written & mask;
         let zeros = !written & mask;
         let plain = self.plain & mask;
-        ((old & !plain) | (ones & plain))
+        let kept = ((old & !plain) | (ones & plain))
             & !(ones & self.one_clears)
-            & !(zeros & self.zero_clears)
-            | (ones & self.one_sets)
-            ^ (ones & self.one_toggles)
+            & !(zeros & self.zero_clears);
+        (kept | (ones & self.one_sets)) ^ (ones & self.one_toggles)
     }
 }

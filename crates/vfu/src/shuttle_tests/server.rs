@@ -1,9 +1,10 @@
 //! A server whose device does DMA by message, and a client that is played.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use shuttle::thread;
-use vfu_proto::session::Limits;
+use vfu_proto::session::{Limits, Message};
 use vfu_proto::wire::{DmaUnmapRequest, Request, UnmapWhat};
 
 use super::device::{
@@ -15,7 +16,9 @@ use crate::dma::DmaError;
 use crate::server::Stopper;
 use crate::{Bar, Pci, Server};
 
-/// A server of its own thread with the session begun, and what its device logs.
+type Asked = Message<OwnedFd>;
+
+/// A server on a thread of its own, with the session begun, and what its device logs.
 pub(super) struct Serving {
     pub(super) peer: Peer,
     pub(super) log: Arc<Log>,
@@ -77,43 +80,45 @@ fn replies_find_their_workers() {
 }
 
 /// What was asked for before a reset or an unmap ends with it, and is not waited for. What the
-/// device asks for later is answered; only then it is all over.
+/// device asks for later is answered, as if it were not known which is which.
 #[test]
 fn a_reset_ends_workers() {
-    ends(|s| {
+    ends(|s, asked| {
         let reset = s.peer.ask(&Request::DeviceReset);
-        s.peer.reply_to(reset, &mut Vec::new());
+        s.peer.reply_to(reset, asked);
     });
 }
 
 #[test]
 fn an_unmap_ends_workers() {
-    ends(|s| {
+    ends(|s, asked| {
         let (address, size) = MEMORY;
         let what = UnmapWhat::Range { address, size };
         let unmap = s.peer.ask(&Request::DmaUnmap(DmaUnmapRequest::new(what)));
-        s.peer.reply_to(unmap, &mut Vec::new());
+        s.peer.reply_to(unmap, asked);
     });
 }
 
 #[test]
 fn a_hang_up_ends_workers() {
-    ends(|s| s.peer.hang_up());
+    ends(|s, _| s.peer.hang_up());
 }
 
 #[test]
 fn a_stop_ends_workers() {
-    ends(|s| s.stopper.stop());
+    ends(|s, _| s.stopper.stop());
 }
 
-fn ends(by: impl Fn(&mut Serving) + Clone + Send + Sync + 'static) {
+fn ends(by: impl Fn(&mut Serving, &mut Vec<Asked>) + Clone + Send + Sync + 'static) {
     check(move || {
         let mut s = Serving::begin(no_timeouts());
         let ids = [s.peer.write(WORKER, 0x10), s.peer.write(CALLBACK, 0x20)];
         for id in ids {
             s.peer.reply_to(id, &mut Vec::new());
         }
-        by(&mut s);
+        let mut asked = Vec::new();
+        by(&mut s, &mut asked);
+        asked.iter().for_each(|command| s.peer.give(command));
         let (log, stopper) = (s.log.clone(), s.stopper.clone());
         let all_ended = thread::spawn(move || {
             log.wait_for(&[0x10, 0x20]);

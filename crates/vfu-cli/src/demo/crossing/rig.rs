@@ -32,8 +32,7 @@ pub(super) struct Rig {
 impl Rig {
     pub(super) fn new(twin: bool) -> anyhow::Result<Rig> {
         let (near, far) = UnixStream::pair().context("a socket pair")?;
-        let server =
-            Server::builder(dmatest::pci()).fd(far.into())?.serve_shared(DmaTest::new)?;
+        let server = Server::builder(dmatest::pci()).fd(far.into())?.serve_shared(DmaTest::new)?;
         let handle = server.handle();
         let server = server.spawn();
         let vmm = Vmm::connect_fd(near.into(), twin)?;

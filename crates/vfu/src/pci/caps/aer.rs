@@ -62,6 +62,8 @@ fn sticky(reset: u32, bits: u32) -> Field {
     Field::new(reset).rw(bits).sticky(bits)
 }
 
+/// Status: Signaled System Error.
+const SIGNALED_SYSTEM_ERROR: u16 = 1 << 14;
 /// Unsupported Request Error, in the uncorrectable registers.
 const UNSUPPORTED_REQUEST: u32 = 1 << 20;
 
@@ -94,7 +96,7 @@ impl ConfigSpace {
                 self.drive(at + regs::AER_HEADER_LOG + 4 * i, &dword.to_le_bytes());
             }
         }
-        self.lets_out(message, unsupported).then_some(message)
+        self.send(message, unsupported)
     }
 
     /// Logs a correctable error: `error` is its bit number in Correctable Error Status. See
@@ -106,7 +108,7 @@ impl ConfigSpace {
         let message = ErrorMessage::Correctable;
         self.raise_detected(message, false);
         let masked = self.registers.u32(at + regs::AER_CORRECTABLE_MASK) & bit != 0;
-        (!masked && self.lets_out(message, false)).then_some(message)
+        if masked { None } else { self.send(message, false) }
     }
 
     /// The bit of an error whose status register, at `at`, has it.
@@ -119,9 +121,7 @@ impl ConfigSpace {
     /// Whether no error that is still in Uncorrectable Error Status owns the log.
     fn log_is_free(&self, at: usize) -> bool {
         let first = self.registers.u32(at + regs::AER_CONTROL) & FIRST_ERROR;
-        let unmasked = self.registers.u32(at + regs::AER_UNCORRECTABLE_STATUS)
-            & !self.registers.u32(at + regs::AER_UNCORRECTABLE_MASK);
-        unmasked >> first & 1 == 0
+        self.registers.u32(at + regs::AER_UNCORRECTABLE_STATUS) >> first & 1 == 0
     }
 
     fn raise32(&mut self, at: usize, bits: u32) {
@@ -137,11 +137,16 @@ impl ConfigSpace {
         }
     }
 
-    /// Whether the function may send `message` (PCIe 6.2.6).
-    fn lets_out(&self, message: ErrorMessage, unsupported: bool) -> bool {
+    /// The message, if the function may send it (PCIe 6.2.6). Status remembers what SERR# Enable let
+    /// out.
+    fn send(&mut self, message: ErrorMessage, unsupported: bool) -> Option<ErrorMessage> {
         let control = self.known.pcie.map_or(0, |cap| self.registers.u16(cap + regs::DEVICE_CONTROL));
+        let reports = control >> (message as u16) & 1 != 0 && (!unsupported || control & 8 != 0);
         let serr = self.registers.u16(regs::COMMAND) & regs::COMMAND_SERR != 0;
-        let reporting = control >> (message as u16) & 1 != 0 && (!unsupported || control & 8 != 0);
-        reporting || (serr && message != ErrorMessage::Correctable)
+        let system = serr && message != ErrorMessage::Correctable;
+        if system {
+            self.raise(regs::STATUS, SIGNALED_SYSTEM_ERROR);
+        }
+        (reports || system).then_some(message)
     }
 }

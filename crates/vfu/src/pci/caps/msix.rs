@@ -93,7 +93,8 @@ pub(crate) fn registers(vectors: u16, at: MsixAt) -> Result<Registers, PciError>
     Ok(cap)
 }
 
-/// Checks that table and PBA lie inside memory BARs and apart from each other.
+/// Checks that table and PBA lie inside memory BARs, at their smallest size, and apart from each
+/// other.
 pub(crate) fn check(registers: &Registers, at: usize, bars: &Bars) -> Result<(), PciError> {
     let MsixState { vectors, table, pba, .. } = state(registers, at);
     let (table_len, pba_len) = (table_len(vectors), pba_len(vectors));
@@ -101,7 +102,7 @@ pub(crate) fn check(registers: &Registers, at: usize, bars: &Bars) -> Result<(),
         [(MsixPart::Table, table, table_len), (MsixPart::Pba, pba, pba_len)]
     {
         let size = match bars.get(bar) {
-            Some(found) if found.kind != BarKind::Io => found.size,
+            Some(found) if found.kind != BarKind::Io => bars.min_size(bar).unwrap_or(found.size),
             _ => return Err(PciError::MsixBar { part, bar }),
         };
         if offset + len > size {

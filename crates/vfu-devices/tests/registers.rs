@@ -1,0 +1,13 @@
+//! The documentation of registers is what the maps say.
+
+use vfu_devices::{edu, idio16};
+
+#[test]
+fn edus_table_is_its_map() {
+    assert_eq!(include_str!("../src/edu/registers.md"), edu::register_map().to_markdown());
+}
+
+#[test]
+fn idio16s_table_is_its_map() {
+    assert_eq!(include_str!("../src/idio16/registers.md"), idio16::register_map().to_markdown());
+}
