@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use crossing::{BASE, READ_WRITE};
 use vfu::Client;
+use vfu::Limits;
 use vfu::client::{ClientBuilder, ClientError, DmaMemory, Memory};
 use vfu::wire::{
     Command, DmaReadReply, DmaReadRequest, DmaUnmapReply, DmaUnmapRequest, DmaWriteRequest, Errno,
     RegionReadReply, Request, UnmapWhat,
 };
-use vfu::Limits;
 use vfu_testkit::{
     DEADLINE, MessageRam, RawListener, RawMessage, RawPeer, SharedRam, command, posted,
 };
@@ -409,11 +409,8 @@ fn c3e_memory_is_there_until_the_server_has_agreed_to_its_end() {
             // It has not seen the unmap yet.
             assert_eq!(pair.dma().call(1, &dma_write(BASE, b"last")).unwrap().errno(), None);
             assert_eq!(ram.bytes(BASE, 4).unwrap(), b"last");
-            let what = if all {
-                UnmapWhat::All
-            } else {
-                UnmapWhat::Range { address: BASE, size: 0x1000 }
-            };
+            let what =
+                if all { UnmapWhat::All } else { UnmapWhat::Range { address: BASE, size: 0x1000 } };
             let reply = DmaUnmapRequest::new(what).reply(0x1000);
             let mut payload = Vec::new();
             DmaUnmapReply::emit(&reply, &mut payload);

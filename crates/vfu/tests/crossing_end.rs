@@ -62,7 +62,8 @@ fn c6a_the_end_of_either_socket_ends_all_once() {
             next.is_quiet();
             let log = bench.log.all();
             let (mapped, lost) = (["mapped 0x100000", "resume"], "reset ConnectionLost");
-            let gone = ["unmapping 0x1000", "unmapping 0x100000", "unmapped 0x100000", "unmapped 0x1000"];
+            let gone =
+                ["unmapping 0x1000", "unmapping 0x100000", "unmapped 0x100000", "unmapped 0x1000"];
             let begin = [&mapped[..], &["mapped 0x1000", "resume"]].concat();
             assert_eq!(log, [&begin[..], &gone, &[lost], &mapped].concat(), "{how}");
         }

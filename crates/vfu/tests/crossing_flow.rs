@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crossing::*;
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
-use vfu::wire::{Command, DmaMap, DmaMapFlags, Errno, RegionReadRequest, RegionWriteRequest, Request};
+use vfu::wire::{
+    Command, DmaMap, DmaMapFlags, Errno, RegionReadRequest, RegionWriteRequest, Request,
+};
 use vfu::{DmaError, Limits};
 use vfu_testkit::{RawMessage, RawPeer, command};
 
@@ -323,9 +325,7 @@ fn c23_a_client_that_stands_still_keeps_its_session() {
         peer.main.send(&half[..20]).unwrap();
         let tried: Vec<_> = FACES
             .iter()
-            .map(|face| {
-                face.write(&bench.handle, BASE, vec![1; 1 << 20]).end()
-            })
+            .map(|face| face.write(&bench.handle, BASE, vec![1; 1 << 20]).end())
             .collect();
         assert!(tried.iter().all(|end| *end == Err(DmaError::TimedOut)), "{tried:?}");
         // It goes on: takes what was sent, and answers.

@@ -141,11 +141,22 @@ fn c22_a_callback_may_not_ask() {
         peer.is_quiet();
         let tells: Vec<_> = tells.try_iter().collect();
         let expected = [
-            "mapped", "resume", "mapped", "resume", "unmapping", "unmapped", "resume", "reset", "resume",
+            "mapped",
+            "resume",
+            "mapped",
+            "resume",
+            "unmapping",
+            "unmapped",
+            "resume",
+            "reset",
+            "resume",
         ];
         assert_eq!(tells.iter().map(|(what, _)| what).collect::<Vec<_>>(), expected);
         for (what, results) in tells {
-            assert!(results.len() == 6 && results.iter().all(|r| *r == Err(DmaError::Busy)), "{what}: {results:?}");
+            assert!(
+                results.len() == 6 && results.iter().all(|r| *r == Err(DmaError::Busy)),
+                "{what}: {results:?}"
+            );
         }
         peer.main.enable_bus_master().unwrap();
         peer.dma_works(&bench.handle);

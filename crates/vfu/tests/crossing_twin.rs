@@ -94,11 +94,15 @@ fn c9_a_command_on_the_twin_is_refused() {
         for (round, face) in FACES.into_iter().enumerate() {
             let read = face.read(&bench.handle, BASE, 4);
             let (asked, at, _) = peer.asked();
-            let register = Request::RegionRead(RegionReadRequest { offset: 0, region: 0, count: 4 });
+            let register =
+                Request::RegionRead(RegionReadRequest { offset: 0, region: 0, count: 4 });
             // The ids of requests under way, too.
             let refused = peer.dma().call(asked.header.id, &register).unwrap();
             assert_eq!(refused.errno(), Some(Errno::EINVAL));
-            assert_eq!(peer.dma().call(5, &Request::DeviceReset).unwrap().errno(), Some(Errno::EINVAL));
+            assert_eq!(
+                peer.dma().call(5, &Request::DeviceReset).unwrap().errno(),
+                Some(Errno::EINVAL)
+            );
             peer.dma().send(&posted(6, &register)).unwrap();
             counts(&bench, 3 * (round as u64 + 1), |c| c.misplaced_commands);
             assert!(!peer.dma().has_input().unwrap(), "no reply was wanted");
@@ -128,7 +132,9 @@ fn c10a_commands_and_dma_may_have_the_same_id() {
             // Both are open under the same id.
             peer.main.send(&reg_read(id, HOOK, 4)).unwrap();
             let later = kept.recv().unwrap();
-            peer.main.send(&[reg_read(id, 0, 4), asked.reply(&read_reply(at, b"good"))].concat()).unwrap();
+            peer.main
+                .send(&[reg_read(id, 0, 4), asked.reply(&read_reply(at, b"good"))].concat())
+                .unwrap();
             assert_eq!(reg_data(&peer.main, id), [0; 4]);
             assert_eq!(read.end(), Ok(b"good".to_vec()));
             later.give(b"last");

@@ -1,6 +1,8 @@
 //! Descriptions that are refused, and what the refusal says.
 
-use vfu::pci::{Bar, BarKind, MsixAt, MsixPart, Pci, PciError};
+use vfu::pci::{
+    Ats, Bar, BarKind, MsixAt, MsixPart, Pasid, Pci, PciError, Pm, RawCapability, Sriov,
+};
 
 fn base() -> Pci {
     Pci::endpoint(1, 2)
@@ -12,6 +14,20 @@ fn msix(table: (usize, u64), pba: (usize, u64)) -> Pci {
         .bar(1, Bar::io(256))
         .bar(2, Bar::mem64(1 << 40))
         .msix_at(64, MsixAt { table, pba })
+}
+
+fn express() -> Pci {
+    base().pcie_endpoint()
+}
+
+/// Each description is refused with its error, which says in one line what is wrong.
+fn refused(cases: impl IntoIterator<Item = (Pci, PciError)>) {
+    for (pci, expected) in cases {
+        let error = pci.build().expect_err("refused");
+        assert_eq!(error, expected);
+        let text = error.to_string();
+        assert!(text.len() > 30 && !text.contains('\n') && !text.contains("  "), "{text}");
+    }
 }
 
 #[test]
@@ -60,7 +76,8 @@ fn each_case() {
         (base().capability(0x10, [0; 2], []), E::CapabilityTooShort { id: 0x10, len: 4, min: 12 }),
         (base().pm().vendor_capability([0; 182]), E::CapabilityRoom { id: 9, len: 185, left: 184 }),
         (base().vendor_capability([0; 999]), E::CapabilityRoom { id: 9, len: 1002, left: 192 }),
-        (base().extended_capability(3, 1, [0; 8], []), E::ExtendedRoom { id: 3, len: 12, left: 0 }),
+        (base().extended_capability(3, 1, [0; 8], []), E::ExtendedNoSpace { id: 3 }),
+        (base().aer(), E::ExtendedNoSpace { id: 1 }),
         (
             base().pcie_endpoint().extended_capability(3, 1, [0; 3837], []),
             E::ExtendedRoom { id: 3, len: 3841, left: 3840 },
@@ -100,12 +117,209 @@ fn each_case() {
             E::MsixOverlap { bar: 0, table: 0x400, table_len: 0x400, pba: 0x7f8, pba_len: 8 },
         ),
     ];
-    for (pci, expected) in cases {
-        let error = pci.build().expect_err("refused");
-        assert_eq!(error, expected);
-        let text = error.to_string();
-        assert!(text.len() > 30 && !text.contains('\n') && !text.contains("  "), "{text}");
-    }
+    refused(cases);
+}
+
+#[test]
+fn the_rom() {
+    use PciError as E;
+    refused([
+        (base().rom([]), E::RomEmpty),
+        (
+            base().rom(vec![0; (16 << 20) + 1]),
+            E::RomTooLarge { len: (16 << 20) + 1, max: 16 << 20 },
+        ),
+    ]);
+}
+
+#[test]
+fn fixed_places() {
+    use PciError as E;
+    let raw = |len: usize| RawCapability::new(vec![0; len]);
+    let wrong = |offset| E::CapabilityOffset { id: 7, offset, start: 0x40, end: 0x100 };
+    let wrong_extended =
+        |offset| E::CapabilityOffset { id: 0xb, offset, start: 0x100, end: 0x1000 };
+    let extended = |offset| express().extended_capability_at(offset, 0xb, 1, raw(12));
+    refused([
+        (base().capability_at(0x3c, 7, raw(6)), wrong(0x3c)),
+        (base().capability_at(0x42, 7, raw(6)), wrong(0x42)),
+        (base().capability_at(0x100, 7, raw(6)), wrong(0x100)),
+        (base().capability_at(0xf8, 7, raw(7)), E::CapabilityRoom { id: 7, len: 9, left: 8 }),
+        (
+            base().capability_at(0x40, 7, raw(7)).capability_at(0x48, 8, raw(2)),
+            E::CapabilityOverlap { id: 8, offset: 0x48, len: 4, other: 7, other_offset: 0x40 },
+        ),
+        (
+            base().capability_at(0x80, 7, raw(2)).capability_at(0x7c, 8, raw(6)),
+            E::CapabilityOverlap { id: 8, offset: 0x7c, len: 8, other: 7, other_offset: 0x80 },
+        ),
+        // 60 bytes fit neither in front of it nor behind it.
+        (
+            base().capability_at(0x78, 7, raw(0x3e)).capability_at(0xc8, 8, raw(2)).pcie_endpoint(),
+            E::CapabilityRoom { id: 0x10, len: 60, left: 56 },
+        ),
+        (extended(0xfc), wrong_extended(0xfc)),
+        (extended(0x102), wrong_extended(0x102)),
+        (extended(0x1000), wrong_extended(0x1000)),
+        (extended(0xff4), E::ExtendedRoom { id: 0xb, len: 16, left: 12 }),
+        (extended(0x104), E::ExtendedStart { first: 0x104 }),
+        (
+            extended(0x100).extended_capability_at(0x10c, 0xb, 1, raw(0)),
+            E::CapabilityOverlap {
+                id: 0xb,
+                offset: 0x10c,
+                len: 4,
+                other: 0xb,
+                other_offset: 0x100,
+            },
+        ),
+    ]);
+    // What has no place of its own goes around those that have.
+    let space = base()
+        .capability_at(0x48, 7, raw(2))
+        .pm()
+        .vendor_capability([0; 9])
+        .capability_at(0xfc, 8, raw(2))
+        .build()
+        .unwrap();
+    let list: Vec<_> = space.capabilities().map(|(id, at, _)| (id, at)).collect();
+    assert_eq!(list, [(7, 0x48), (1, 0x40), (9, 0x4c), (8, 0xfc)]);
+    let space =
+        extended(0x200).aer().extended_capability_at(0xffc, 0xb, 1, raw(0)).build().unwrap();
+    let list: Vec<_> = space.extended_capabilities().map(|(id, at, _)| (id, at)).collect();
+    assert_eq!(list, [(1, 0x100), (0xb, 0x200), (0xb, 0xffc)]);
+    let next = |at: usize| {
+        let mut bytes = [0; 4];
+        space.read(at, &mut bytes);
+        u32::from_le_bytes(bytes) >> 20
+    };
+    assert_eq!([next(0x100), next(0x200), next(0xffc)], [0x200, 0xffc, 0]);
+}
+
+#[test]
+fn rules_of_raw_capabilities() {
+    use PciError as E;
+    let raw = || RawCapability::new([0; 4]);
+    let mask = |mask| E::WriteMask { id: 7, body: 4, mask };
+    let conflict = |at, bits| E::RuleConflict { id: 7, at, bits };
+    let add = |raw| base().raw_capability(7, raw);
+    refused([
+        (add(raw().writable([0; 5])), mask(5)),
+        (add(raw().write_one_to_clear([0; 6])), mask(6)),
+        (add(raw().sticky([0; 7])), mask(7)),
+        (add(raw().driven([0; 8])), mask(8)),
+        (add(raw().writable([0, 3]).write_one_to_clear([0, 6])), conflict(1, 2)),
+        (add(raw().writable([1]).driven([1])), conflict(0, 1)),
+        (add(raw().driven([0, 0, 0, 0xf0]).write_one_to_clear([0, 0, 0, 0x3f])), conflict(3, 0x30)),
+    ]);
+    assert!(
+        add(raw().writable([1]).driven([2]).write_one_to_clear([4]).sticky([15])).build().is_ok()
+    );
+}
+
+#[test]
+fn resizable_bars() {
+    use PciError as E;
+    const MIB: u64 = 1 << 20;
+    let bars =
+        || express().bar(0, Bar::mem32(16 * MIB)).bar(2, Bar::mem64(1 << 45)).bar(4, Bar::io(4));
+    let size =
+        |index, size, kind: BarKind| E::ResizableSize { index, size, kind, max: kind.max_size() };
+    refused([
+        (bars().resizable_bar(1, [MIB]), E::ResizableNoBar { index: 1 }),
+        (bars().resizable_bar(3, [MIB]), E::ResizableNoBar { index: 3 }),
+        (bars().resizable_bar(9, [MIB]), E::ResizableNoBar { index: 9 }),
+        (bars().resizable_bar(4, [MIB]), E::ResizableIo { index: 4 }),
+        (bars().resizable_bar(0, [MIB / 2]), size(0, MIB / 2, BarKind::Mem32)),
+        (bars().resizable_bar(0, [3 * MIB]), size(0, 3 * MIB, BarKind::Mem32)),
+        (bars().resizable_bar(0, [1 << 32]), size(0, 1 << 32, BarKind::Mem32)),
+        (
+            bars().resizable_bar(0, [MIB, 32 * MIB]),
+            E::ResizableDefault { index: 0, size: 16 * MIB },
+        ),
+        (bars().resizable_bar(0, []), E::ResizableDefault { index: 0, size: 16 * MIB }),
+        (
+            bars().bar(1, Bar::mem32(4096)).resizable_bar(1, [MIB]),
+            E::ResizableDefault { index: 1, size: 4096 },
+        ),
+        (
+            bars().resizable_bar(2, [1 << 45, 1 << 40]),
+            E::ResizableTooLarge { index: 2, max: 1 << 39 },
+        ),
+        (
+            bars().resizable_bar(0, [16 * MIB]).resizable_bar(0, [16 * MIB]),
+            E::ResizableTwice { index: 0 },
+        ),
+        // MSI-X stays inside at every size.
+        (
+            bars()
+                .resizable_bar(0, [MIB, 16 * MIB])
+                .msix_at(1, MsixAt { table: (0, 2 * MIB), pba: (0, 0) }),
+            E::MsixOutside { part: MsixPart::Table, bar: 0, offset: 2 * MIB, len: 16, size: MIB },
+        ),
+        (base().bar(0, Bar::mem32(MIB)).resizable_bar(0, [MIB]), E::ExtendedNoSpace { id: 0x15 }),
+    ]);
+}
+
+#[test]
+fn the_other_capabilities() {
+    use PciError as E;
+    let pm = |pm: Pm| base().pm_with(pm);
+    let vf = |sriov: Sriov| express().sriov(sriov);
+    let ats = |invalidate_queue| {
+        express().ats(Ats { invalidate_queue, page_aligned: false, global_invalidate: false })
+    };
+    let inner = E::BarNotPowerOfTwo { index: 0, size: 4097, next: 8192 };
+    let small = E::BarTooSmall { index: 1, kind: BarKind::Mem32, size: 2048, min: 4096 };
+    refused([
+        (pm(Pm { pme_support: 0b00010, ..Pm::default() }), E::PmeState { pme_support: 0b00010 }),
+        (
+            pm(Pm { d1: true, pme_support: 0b00110, ..Pm::default() }),
+            E::PmeState { pme_support: 0b00110 },
+        ),
+        (pm(Pm { pme_support: 0x20, ..Pm::default() }), E::PmeState { pme_support: 0x20 }),
+        (ats(0), E::AtsQueue { depth: 0 }),
+        (ats(33), E::AtsQueue { depth: 33 }),
+        (
+            express().pasid(Pasid { width: 21, execute: false, privileged: false }),
+            E::PasidWidth { width: 21 },
+        ),
+        (
+            express().vendor_extended(7, 16, RawCapability::new([])),
+            E::VendorRevision { vsec: 7, revision: 16 },
+        ),
+        (
+            express().vendor_extended(7, 1, RawCapability::new([0; 0xef9])),
+            E::ExtendedRoom { id: 0xb, len: 0xf01, left: 0xf00 },
+        ),
+        (
+            express().vendor_extended(7, 1, RawCapability::new([0; 0xff8])),
+            E::ExtendedRoom { id: 0xb, len: 0x1000, left: 0xf00 },
+        ),
+        (vf(Sriov::new(0, 1)), E::SriovNoVfs),
+        (
+            vf(Sriov::new(2, 1).routing(0, 1)),
+            E::SriovRouting { total: 2, first_offset: 0, stride: 1 },
+        ),
+        (
+            vf(Sriov::new(2, 1).routing(1, 0)),
+            E::SriovRouting { total: 2, first_offset: 1, stride: 0 },
+        ),
+        (
+            vf(Sriov::new(0xffff, 1).routing(2, 1)),
+            E::SriovRouting { total: 0xffff, first_offset: 2, stride: 1 },
+        ),
+        (vf(Sriov::new(1, 1).bar(0, Bar::io(4))), E::VfBarIo { index: 0 }),
+        (vf(Sriov::new(1, 1).bar(0, Bar::mem32(4097))), E::VfBar(Box::new(inner))),
+        (vf(Sriov::new(1, 1).bar(1, Bar::mem32(2048))), E::VfBar(Box::new(small))),
+        (
+            vf(Sriov::new(1, 1).bar(6, Bar::mem32(4096))),
+            E::VfBar(Box::new(E::BarIndex { index: 6 })),
+        ),
+        (express().aer().aer(), E::ExtendedTwice { id: 1 }),
+        (express().serial_number(1).serial_number(1), E::ExtendedTwice { id: 3 }),
+        (express().aer().extended_capability(1, 2, [0; 40], []), E::ExtendedTwice { id: 1 }),
+    ]);
 }
 
 #[test]
@@ -117,6 +331,10 @@ fn the_limits_themselves_are_fine() {
     ok(base().pm().vendor_capability([0; 181]));
     ok(base().pcie_endpoint().extended_capability(3, 15, [0; 3836], []));
     ok(base().vendor_capability([1]).vendor_capability([2]).capability(7, [], []));
+    ok(base().rom([0x55]).rom(vec![0; 16 << 20]));
+    ok(express().vendor_extended(0xffff, 15, RawCapability::new([0; 0xef8])));
+    ok(express().sriov(Sriov::new(0xfffe, 1).routing(2, 1).bar(0, Bar::mem64(1 << 40))));
+    ok(base().pm_with(Pm { d1: true, d2: true, pme_support: 0x1f, no_soft_reset: false }));
     ok(msix((0, 0), (0, 0x400)));
     ok(msix((0, 8), (0, 0)));
     ok(msix((2, 0xffff_fff8), (2, 0)));

@@ -12,7 +12,7 @@ use super::book::{Ask, Request, State};
 use super::device::{BULK, DOORBELL, REGISTERS, STATUS};
 use super::net::Sent;
 use super::rng::Rng;
-use super::world::{CLIENT, Reply, SERVER, SLOT, SLOTS, World, base};
+use super::world::{CLIENT, Reply, SERVER, SLOT, SLOTS, World, base, some_slot};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mapping {
@@ -178,10 +178,9 @@ impl World {
     }
 
     pub(super) fn map(&mut self, rng: &mut Rng) -> bool {
-        let slot = rng.below(SLOTS as u32) as usize;
-        if self.client.maps[slot] != Mapping::None {
+        let Some(slot) = some_slot(rng, |slot| self.client.maps[slot] == Mapping::None) else {
             return false;
-        }
+        };
         let sent = self.client_sends(rng, Command::DmaMap, vec![slot as u8], Ask::Map(slot));
         if sent {
             self.client.maps[slot] = Mapping::Asked;
@@ -190,10 +189,9 @@ impl World {
     }
 
     pub(super) fn unmap(&mut self, rng: &mut Rng) -> bool {
-        let slot = rng.below(SLOTS as u32) as usize;
-        if self.client.maps[slot] != Mapping::Mapped {
+        let Some(slot) = some_slot(rng, |slot| self.client.maps[slot] == Mapping::Mapped) else {
             return false;
-        }
+        };
         let sent = self.client_sends(rng, Command::DmaUnmap, vec![slot as u8], Ask::Unmap(slot));
         if sent {
             self.client.maps[slot] = Mapping::UnmapAsked;

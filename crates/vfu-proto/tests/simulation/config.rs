@@ -1,6 +1,6 @@
 //! What differs from run to run, and the program of a run.
 
-use vfu_proto::session::Limits;
+use vfu_proto::session::{Channel, Limits};
 
 use super::rng::Rng;
 use super::run::Flavour;
@@ -71,6 +71,8 @@ pub(super) struct Config {
     pub(super) limits: [Limits; 2],
     /// What a socket takes, in bytes.
     pub(super) room: usize,
+    /// Of two sockets, the one on which everything comes late.
+    pub(super) slow: Option<Channel>,
     /// Deadlines are up to so far away.
     pub(super) patience: u32,
     /// A step of time is up to so long.
@@ -109,6 +111,7 @@ impl Config {
             double_ids: rng.one_in(2),
             limits,
             room: rng.pick(&[40, 3000, 20_000, 200_000]),
+            slow: rng.pick(&[None, Some(Channel::Main), Some(Channel::Twin)]),
             patience: rng.pick(&[20, 300, 3000, 100_000]),
             tick: rng.pick(&[1, 10, 100, 1000]),
             receive: rng.pick(&[1, 20, 200, 9000, 100_000, 100_000]),

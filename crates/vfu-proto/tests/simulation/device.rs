@@ -13,7 +13,7 @@ use super::book::{Ask, Flag, Request, State};
 use super::client::Client;
 use super::net::Sent;
 use super::rng::Rng;
-use super::world::{Reply, SERVER, SLOT, SLOTS, World, base};
+use super::world::{Reply, SERVER, SLOT, SLOTS, World, base, some_slot};
 
 /// Registers of 4 bytes, from offset 0.
 pub(super) const REGISTERS: usize = 16;
@@ -208,8 +208,8 @@ impl World {
 
     /// Bytes of one piece of mapped memory, often at its ends.
     fn some_memory(&self, rng: &mut Rng) -> Option<(u64, usize)> {
-        let slot = rng.below(SLOTS as u32) as usize;
-        if !self.device.maps[slot] || !self.may_send(SERVER, self.dma_channel()) {
+        let slot = some_slot(rng, |slot| self.device.maps[slot])?;
+        if !self.may_send(SERVER, self.dma_channel()) {
             return None;
         }
         let len = rng.pick(&[1, 2, 64, 4096, SLOT as u32]).min(1 << rng.below(14));

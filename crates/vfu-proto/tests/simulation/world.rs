@@ -28,6 +28,12 @@ pub(super) fn base(slot: usize) -> u64 {
     if slot + 1 == SLOTS { u64::MAX - (SLOT - 1) } else { 0x10_0000 + slot as u64 * SLOT }
 }
 
+/// Any of the pieces that will do.
+pub(super) fn some_slot(rng: &mut Rng, which: impl Fn(usize) -> bool) -> Option<usize> {
+    let first = rng.below(SLOTS as u32) as usize;
+    (0..SLOTS).map(|i| (first + i) % SLOTS).find(|slot| which(*slot))
+}
+
 /// A reply that is not sent yet.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -188,6 +194,9 @@ impl World {
 
     fn deliver(&mut self, rng: &mut Rng) -> bool {
         let (who, channel) = (rng.below(2) as usize, rng.pick(&Channel::ALL));
+        if self.config.twin && self.config.slow == Some(channel) && !rng.one_in(8) {
+            return false;
+        }
         let max = 1 + rng.below(self.config.receive) as usize;
         self.deliver_some(who, channel, max)
     }

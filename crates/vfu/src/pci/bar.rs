@@ -256,7 +256,9 @@ impl Bars {
 
     /// Gives the registers of BAR `index` the address bits of its size now.
     pub(crate) fn apply_size(&self, registers: &mut Registers, index: usize) {
-        let (Some(bar), Some(size)) = (self.get(index), self.size(registers, index)) else { return };
+        let (Some(bar), Some(size)) = (self.get(index), self.size(registers, index)) else {
+            return;
+        };
         let len = if bar.kind == BarKind::Mem64 { 8 } else { 4 };
         let mask = !(size.wrapping_sub(1));
         for (i, mask) in mask.to_le_bytes().into_iter().enumerate().take(len) {

@@ -153,7 +153,9 @@ impl AskedExtended {
                 check_rules(regs::EXT_VENDOR, raw)?;
                 vsec::registers(*id, *revision, raw)?
             }
-            Self::Raw { id, version, raw, at } => return Ok((raw_registers(*id, *version, raw)?, *at)),
+            Self::Raw { id, version, raw, at } => {
+                return Ok((raw_registers(*id, *version, raw)?, *at));
+            }
         };
         Ok((cap, None))
     }

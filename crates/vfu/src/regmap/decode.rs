@@ -44,7 +44,9 @@ impl Piece {
             0 => Ok(()),
             _ if self.at != 0 => Err(Fault::Unmodelled),
             // Widths are powers of two; what is longer than a register is not whole.
-            widths if whole && self.len.is_power_of_two() && usize::from(widths) & self.len != 0 => {
+            widths
+                if whole && self.len.is_power_of_two() && usize::from(widths) & self.len != 0 =>
+            {
                 Ok(())
             }
             _ => Err(Fault::Width),
@@ -91,12 +93,7 @@ impl Outcome {
         }
     }
 
-    fn end(
-        self,
-        bank: &mut RegisterBank,
-        access: Span,
-        direction: Direction,
-    ) -> Result<(), Fault> {
+    fn end(self, bank: &mut RegisterBank, access: Span, direction: Direction) -> Result<(), Fault> {
         match self.fault {
             None => Ok(()),
             Some(fault) => {

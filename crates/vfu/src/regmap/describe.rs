@@ -11,9 +11,8 @@ impl RegisterMap {
     /// A table in Markdown, one row a register, in the order of the description. Offsets and
     /// widths are in bytes.
     pub fn to_markdown(&self) -> String {
-        let mut out = String::from(
-            "| offset | width | access | reset | register |\n|---|---|---|---|---|\n",
-        );
+        let mut out =
+            String::from("| offset | width | access | reset | register |\n|---|---|---|---|---|\n");
         for register in &self.registers {
             row(&mut out, register);
         }
@@ -26,21 +25,22 @@ impl RegisterMap {
     /// `access`, and `values`), `about`, `on_read` and `on_write`. All numbers are plain integers
     /// of up to 64 bits.
     pub fn to_json(&self) -> String {
-        let registers = self.registers.iter().zip(&self.rules).map(|(register, rules)| RegisterJson {
-            name: &register.name,
-            offset: register.offset,
-            width: register.width,
-            access: register.access,
-            reset: register.reset,
-            count: register.array.map(|(count, _)| count),
-            stride: register.array.map(|(_, stride)| stride),
-            access_widths: [1, 2, 4, 8].into_iter().filter(|w| rules.widths & w != 0).collect(),
-            zero_extend: rules.zero_extend,
-            fields: register.fields.iter().map(|field| field_json(register, field)).collect(),
-            about: &register.about,
-            on_read: &register.on_read,
-            on_write: &register.on_write,
-        });
+        let registers =
+            self.registers.iter().zip(&self.rules).map(|(register, rules)| RegisterJson {
+                name: &register.name,
+                offset: register.offset,
+                width: register.width,
+                access: register.access,
+                reset: register.reset,
+                count: register.array.map(|(count, _)| count),
+                stride: register.array.map(|(_, stride)| stride),
+                access_widths: [1, 2, 4, 8].into_iter().filter(|w| rules.widths & w != 0).collect(),
+                zero_extend: rules.zero_extend && rules.widths != rules.width,
+                fields: register.fields.iter().map(|field| field_json(register, field)).collect(),
+                about: &register.about,
+                on_read: &register.on_read,
+                on_write: &register.on_write,
+            });
         let map = MapJson { name: &self.name, size: self.size, registers: registers.collect() };
         // Only maps with keys that are no strings, and failing writers, can't be serialized.
         serde_json::to_string_pretty(&map).unwrap_or_default()
@@ -67,7 +67,7 @@ fn row(out: &mut String, register: &Register) {
             text += &format!("{} {value} {name}", if n == 0 { ":" } else { "," });
         }
     }
-    for (when, effect) in [("read", &register.on_read), ("write", &register.on_write)] {
+    for (when, effect) in [("on read", &register.on_read), ("on write", &register.on_write)] {
         if !effect.is_empty() {
             text += &format!("; {when}: {effect}");
         }
@@ -76,9 +76,13 @@ fn row(out: &mut String, register: &Register) {
         Some((count, stride)) => format!("{offset:#04x} + {stride:#x} n, n < {count}"),
         None => format!("{offset:#04x}"),
     };
+    let reset = match reset {
+        0 => "0".to_string(),
+        _ => format!("{reset:#0digits$x}", digits = 2 + 2 * usize::from(*width)),
+    };
     let text = text.replace('|', "\\|").replace('\n', " ");
     // Writing to a string does not fail.
-    let _ = writeln!(out, "| {place} | {width} | {access} | {reset:#x} | {text} |");
+    let _ = writeln!(out, "| {place} | {width} | {access} | {reset} | {text} |");
 }
 
 fn field_json<'a>(register: &Register, field: &'a Field) -> FieldJson<'a> {
@@ -87,7 +91,11 @@ fn field_json<'a>(register: &Register, field: &'a Field) -> FieldJson<'a> {
         low: field.low(),
         high: field.high(),
         access: field.access.unwrap_or(register.access),
-        values: field.values.iter().map(|(value, name)| ValueJson { value: *value, name }).collect(),
+        values: field
+            .values
+            .iter()
+            .map(|(value, name)| ValueJson { value: *value, name })
+            .collect(),
     }
 }
 

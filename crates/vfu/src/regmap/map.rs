@@ -234,7 +234,8 @@ fn check_bits(register: &Register) -> Result<(), Error> {
             let (field, high) = (field_name(), field.high());
             return Err(Error::FieldOutside { register: name(), field, high, last });
         }
-        if let Some((value, _)) = field.values.iter().find(|(v, _)| *v > field.mask >> field.low()) {
+        if let Some((value, _)) = field.values.iter().find(|(v, _)| *v > field.mask >> field.low())
+        {
             let (field, value) = (field_name(), *value);
             return Err(Error::FieldValue { register: name(), field, value, bits: count });
         }

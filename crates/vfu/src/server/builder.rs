@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use tracing::warn;
 use vfu_proto::session::Limits;
 
 use super::executor::Executor;
@@ -126,6 +127,9 @@ impl Builder {
     }
 
     fn bind(self, config: ConfigSpace, source: Source) -> Result<Bound, BuildError> {
+        if config.rom().is_some_and(|rom| !rom.has_signature) {
+            warn!("the expansion ROM does not begin with 0x55 0xaa; firmware and Linux ignore it");
+        }
         let regions = Regions::new(&config, self.shared)?;
         let irqs = Irqs::new([
             u32::from(config.interrupt_pin().is_some()),

@@ -20,7 +20,7 @@ use super::builder::Settings;
 use super::held::Held;
 use super::migrate::Moving;
 use super::parked::{Parked, Retired};
-use super::regions::{CONFIG_REGION, REGIONS, Regions};
+use super::regions::{CONFIG_REGION, REGIONS, ROM_REGION, Regions};
 use crate::answer::Defer;
 use crate::context::{self, Inside};
 use crate::device::{Access, Device, Fault, Reset};
@@ -226,6 +226,8 @@ impl Executor {
         if data.is_empty() {
         } else if region == CONFIG_REGION {
             self.shared.config().read(offset as usize, data);
+        } else if region == ROM_REGION {
+            self.shared.config().read_rom(offset, data);
         } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
             let table = table.lock().unwrap_or_else(PoisonError::into_inner);
             match place {
@@ -278,6 +280,8 @@ impl Executor {
         self.check_access(region, offset, data.len() as u64)?;
         trace!(region, offset, ?data, "write");
         if data.is_empty() {
+        } else if region == ROM_REGION {
+            debug!(offset, len = data.len(), "write to the ROM dropped");
         } else if region == CONFIG_REGION {
             self.config_write(device, link, offset as usize, data);
         } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
@@ -321,7 +325,8 @@ impl Executor {
         if effects.intx_disable_changed {
             self.shared.irqs.disable_pin(intx_disabled);
         }
-        if effects.flr {
+        // Out of D3hot without No_Soft_Reset is the same to the function (PM 5.4.1).
+        if effects.flr || effects.soft_reset {
             self.reset(device, link, Reset::FunctionLevel);
         }
     }
@@ -384,7 +389,12 @@ impl Executor {
         self.shared.next_epoch();
         self.shared.set_bus_master(false);
         link.cancel(None);
-        self.shared.power_on();
+        if kind == Reset::FunctionLevel {
+            self.shared.irqs.reset();
+            self.shared.config().reset_function();
+        } else {
+            self.shared.power_on();
+        }
         self.reset_migration();
         if let Some((_, table)) = &self.msix {
             table.lock().unwrap_or_else(PoisonError::into_inner).reset();

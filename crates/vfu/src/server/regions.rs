@@ -6,6 +6,8 @@ use vfu_proto::wire::{Area, Errno, RegionCapability, RegionFlags, RegionInfo};
 
 use crate::pci::{BARS, ConfigSpace};
 
+/// VFIO's number of the expansion ROM region.
+pub(crate) const ROM_REGION: u32 = 6;
 /// VFIO's number of the configuration space region.
 pub(crate) const CONFIG_REGION: u32 = 7;
 /// VFIO's count of regions of a PCI device: six BARs, ROM, configuration space, VGA.
@@ -86,6 +88,7 @@ impl Regions {
         for (index, size) in sizes.iter_mut().enumerate().take(BARS) {
             *size = config.bar(index).map_or(0, |bar| bar.size);
         }
+        sizes[ROM_REGION as usize] = config.rom().map_or(0, |rom| rom.size);
         sizes[CONFIG_REGION as usize] = config.size() as u64;
         for (bar, share) in shared.iter().enumerate() {
             let Some(share) = share else { continue };
@@ -118,7 +121,11 @@ impl Regions {
         if size == 0 {
             return Ok((info, None));
         }
-        info.flags = RegionFlags::READ | RegionFlags::WRITE;
+        info.flags = RegionFlags::READ;
+        if index == ROM_REGION {
+            return Ok((info, None));
+        }
+        info.flags = info.flags | RegionFlags::WRITE;
         let Some(share) = self.shared.get(index as usize).and_then(Option::as_ref) else {
             return Ok((info, None));
         };

@@ -15,7 +15,7 @@ use shuttle::{Config, MaxSteps, Runner};
 use vfu_proto::session::Limits;
 
 /// Schedules of each kind; more with `VFU_SCHEDULES`.
-const SCHEDULES: usize = 300;
+const SCHEDULES: usize = 1000;
 
 /// Runs `model` in many schedules: random ones, and such with few preemptions at bad moments.
 fn check(model: impl Fn() + Clone + Send + Sync + 'static) {

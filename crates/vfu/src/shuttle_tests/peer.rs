@@ -31,7 +31,12 @@ pub(super) fn pair() -> (OwnedFd, OwnedFd) {
 
 impl Peer {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Peer { socket: Socket::new(socket), framer: Framer::new(1 << 20), last_id: 0x4000, replied: Vec::new() }
+        Peer {
+            socket: Socket::new(socket),
+            framer: Framer::new(1 << 20),
+            last_id: 0x4000,
+            replied: Vec::new(),
+        }
     }
 
     fn send(&self, header: &Header, payload: &[u8], fds: &[BorrowedFd<'_>]) {

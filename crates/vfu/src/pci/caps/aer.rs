@@ -140,7 +140,8 @@ impl ConfigSpace {
     /// The message, if the function may send it (PCIe 6.2.6). Status remembers what SERR# Enable let
     /// out.
     fn send(&mut self, message: ErrorMessage, unsupported: bool) -> Option<ErrorMessage> {
-        let control = self.known.pcie.map_or(0, |cap| self.registers.u16(cap + regs::DEVICE_CONTROL));
+        let control =
+            self.known.pcie.map_or(0, |cap| self.registers.u16(cap + regs::DEVICE_CONTROL));
         let reports = control >> (message as u16) & 1 != 0 && (!unsupported || control & 8 != 0);
         let serr = self.registers.u16(regs::COMMAND) & regs::COMMAND_SERR != 0;
         let system = serr && message != ErrorMessage::Correctable;
