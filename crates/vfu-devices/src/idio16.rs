@@ -6,19 +6,16 @@
 //!
 //! BAR 2 is 8 bytes of I/O space, as on the card. All registers are one byte; a wider access is as
 //! many accesses of a byte, the lowest first.
-#![doc = ""]
+//!
 #![doc = include_str!("idio16/registers.md")]
 //!
-//! Interrupt status: bit 2 says that an interrupt waits to be cleared; bit 0 that an input of 0 to
-//! 7 changed, bit 1 that one of 8 to 15 did. Changes count while interrupts are enabled. The pin
-//! INTA# is up while an interrupt waits and interrupts are enabled; disabling them does not clear
-//! it.
+//! Changes count while interrupts are enabled. The pin INTA# is up while an interrupt waits and
+//! interrupts are enabled; disabling them does not clear it.
 //!
 //! Filters suppress pulses of less than 5 ms on the real card. Here the registers are kept, and
 //! inputs change at once.
 
-use vfu::regmap::{Field, Register, RegisterBank, RegisterDevice, RegisterMap};
-use vfu::regmap::{RegisterRead, RegisterWrite};
+use vfu::regmap::{RegisterBank, RegisterDevice, RegisterRead, RegisterWrite};
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Pin, Reset};
 
 /// Vendor id: ACCES I/O Products.
@@ -36,50 +33,22 @@ pub fn pci() -> Pci {
     Pci::endpoint(VENDOR, DEVICE).class(0x06_80_00).bar(BAR, Bar::io(BAR_SIZE)).intx(Pin::A)
 }
 
-const OUTPUTS_LOW: u64 = 0;
-const INPUTS_LOW: u64 = 1;
-const INTERRUPT_CONTROL: u64 = 2;
-const FILTER_CONTROL: u64 = 3;
-const OUTPUTS_HIGH: u64 = 4;
-const INPUTS_HIGH: u64 = 5;
-const INTERRUPT_STATUS: u64 = 6;
-const FILTERS: u64 = 7;
+vfu::registers! {
+    /// What the BAR holds.
+    pub fn register_map("idio16", BAR_SIZE);
 
-const STATUS_LOW_CHANGED: u64 = 1 << 0;
-const STATUS_HIGH_CHANGED: u64 = 1 << 1;
-const STATUS_INTERRUPT: u64 = 1 << 2;
-
-/// What the BAR holds.
-pub fn register_map() -> RegisterMap {
-    RegisterMap::builder("idio16", BAR_SIZE)
-        .register(Register::rw(OUTPUTS_LOW, 1, "outputs 0 to 7"))
-        .register(
-            Register::ro(INPUTS_LOW, 1, "inputs 0 to 7").on_write("any value clears the interrupt"),
-        )
-        .register(
-            Register::raz(INTERRUPT_CONTROL, 1, "interrupt control")
-                .on_read("enables interrupts")
-                .on_write("any value disables interrupts"),
-        )
-        .register(
-            Register::raz(FILTER_CONTROL, 1, "filter control")
-                .on_read("turns the filters of all inputs on")
-                .on_write("any value turns them off"),
-        )
-        .register(Register::rw(OUTPUTS_HIGH, 1, "outputs 8 to 15"))
-        .register(Register::ro(INPUTS_HIGH, 1, "inputs 8 to 15"))
-        .register(
-            Register::ro(INTERRUPT_STATUS, 1, "interrupt status")
-                .field(Field::new(STATUS_LOW_CHANGED, "an input of 0 to 7 changed"))
-                .field(Field::new(STATUS_HIGH_CHANGED, "an input of 8 to 15 changed"))
-                .field(Field::new(STATUS_INTERRUPT, "an interrupt waits to be cleared")),
-        )
-        .register(
-            Register::rw(FILTERS, 1, "filters of inputs 0 to 7")
-                .on_write("ignored while all are on"),
-        )
-        .build()
-        .expect("the map has no mistakes")
+    0 OUTPUTS_LOW: Rw<u8>, "outputs 0 to 7";
+    1 INPUTS_LOW: Ro<u8>, "inputs 0 to 7" .on_write("any value clears the interrupt");
+    2 INTERRUPT_CONTROL: Raz<u8> .on_read("enables interrupts").on_write("disables interrupts");
+    3 FILTER_CONTROL: Raz<u8> .on_read("turns all filters on").on_write("turns all filters off");
+    4 OUTPUTS_HIGH: Rw<u8>, "outputs 8 to 15";
+    5 INPUTS_HIGH: Ro<u8>, "inputs 8 to 15";
+    6 INTERRUPT_STATUS: Ro<u8> {
+        0 STATUS_LOW_CHANGED, "an input of 0 to 7 changed";
+        1 STATUS_HIGH_CHANGED, "an input of 8 to 15 changed";
+        2 STATUS_INTERRUPT, "an interrupt waits to be cleared";
+    };
+    7 FILTERS: Rw<u8>, "filters of inputs 0 to 7" .on_write("ignored while all are on");
 }
 
 /// The card.
@@ -122,7 +91,8 @@ impl Device for Idio16 {
     /// The outputs go off. A client that goes away is a reset too: the next one finds the card as
     /// after power-on.
     fn reset(&mut self, _: Reset) {
-        self.registers = Registers::default();
+        self.registers.bank.reset();
+        (self.registers.interrupts_enabled, self.registers.all_filters) = (false, false);
         self.pin = false;
         self.handle.intx().lower();
     }
@@ -190,17 +160,16 @@ impl Registers {
     }
 }
 
-/// Accesses as values.
+/// Accesses of one byte.
 #[cfg(test)]
 impl Registers {
     fn read(&mut self, offset: u64) -> u8 {
         let mut data = [0xff];
-        let _ = self.bar_read(offset, &mut data);
-        data[0]
+        self.bar_read(offset, &mut data).map_or(0xff, |()| data[0])
     }
 
     fn write(&mut self, offset: u64, value: u8) {
-        let _ = self.bar_write(offset, &[value]);
+        let _nothing_there = self.bar_write(offset, &[value]);
     }
 }
 

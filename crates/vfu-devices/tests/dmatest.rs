@@ -2,6 +2,8 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use vfu::server::Running;
 use vfu::wire::Errno;
@@ -71,9 +73,31 @@ impl Rig {
         self.read(register::ERRNO)
     }
 
+    /// Runs `meanwhile` while the DMA message that `start` leads to is not answered. Whoever waits
+    /// for a reply may be the one who serves that message, so `start` has a thread.
+    fn held(&self, start: &(dyn Fn() + Sync), meanwhile: impl FnOnce()) {
+        struct Release<'a>(&'a MessageRam);
+        impl Drop for Release<'_> {
+            fn drop(&mut self) {
+                self.0.release();
+            }
+        }
+        thread::scope(|scope| {
+            let _whatever_happens = Release(&self.ram);
+            self.ram.hold();
+            scope.spawn(start);
+            self.ram.wait_held().unwrap();
+            meanwhile();
+        });
+    }
+
     fn arrived(&self) -> Vec<u8> {
         self.ram.bytes(TO, LEN).unwrap()
     }
+}
+
+fn timeout(millis: u64) -> Limits {
+    Limits { reply_timeout: Some(Duration::from_millis(millis)), ..Limits::default() }
 }
 
 #[test]
@@ -102,6 +126,41 @@ fn copies_everywhere() {
         assert_eq!(rig.ended(4), 0);
         assert_eq!(rig.arrived(), expected);
     }
+}
+
+#[test]
+fn registers_answer_while_a_handler_waits() {
+    let rig = Rig::new(true, Limits::default());
+    let expected = rig.prepare(5);
+    rig.held(&|| rig.post(command::IN_HANDLER), || {
+        for value in 0..100 {
+            rig.vmm.write32(BAR, register::SCRATCH, value).unwrap();
+            assert_eq!(rig.read(register::SCRATCH), value);
+        }
+        assert_eq!(rig.read(register::COUNT), 0, "it still waits");
+    });
+    assert_eq!(rig.ended(1), 0);
+    assert_eq!(rig.arrived(), expected);
+}
+
+#[test]
+fn a_client_that_does_not_answer_is_given_up_and_the_next_copy_works() {
+    let rig = Rig::new(true, timeout(50));
+    rig.prepare(6);
+    let timed_out = Errno::ETIMEDOUT.raw().unsigned_abs();
+    rig.held(&|| assert_eq!(rig.read(register::COPY), timed_out), || {
+        assert_eq!(rig.ended(1), timed_out);
+    });
+    let expected = rig.prepare(7);
+    for count in 2.. {
+        // The late answer may hold the first ones up: the machine may be slow.
+        rig.command(command::ON_THREAD);
+        if rig.ended(count) == 0 {
+            break;
+        }
+    }
+    assert_eq!(rig.arrived(), expected);
+    assert!(rig.vmm.client().closed().is_none());
 }
 
 #[test]
@@ -140,4 +199,24 @@ fn errors_are_told() {
     rig.command(command::ON_THREAD);
     assert_eq!(rig.ended(4), Errno::EACCES.raw().unsigned_abs());
     assert_eq!(rig.vmm.read32(BAR, 0x200).unwrap(), u32::MAX, "nothing is there");
+}
+
+#[test]
+fn a_reset_forgets_copies() {
+    let rig = Rig::new(true, Limits::default());
+    rig.prepare(8);
+    rig.held(&|| rig.command(command::ON_THREAD), || {
+        for _ in 0..=dmatest::MAX_WAITING {
+            rig.command(command::ON_THREAD);
+        }
+        assert_eq!(rig.ended(1), Errno::EAGAIN.raw().unsigned_abs(), "one too many");
+        rig.vmm.client().reset().unwrap();
+    });
+    rig.vmm.set_bus_master(true).unwrap();
+    assert_eq!(rig.read(register::COUNT), 0);
+    assert_eq!(rig.read(register::LENGTH), 0);
+    let expected = rig.prepare(9);
+    rig.command(command::ON_THREAD);
+    assert_eq!(rig.ended(1), 0);
+    assert_eq!(rig.arrived(), expected);
 }

@@ -1,4 +1,4 @@
-//! Crossing traffic and the end of a session (C6). C6c comes with migration.
+//! Crossing traffic and the end of a session (C6). C6c is in `migration.rs`.
 
 mod crossing;
 

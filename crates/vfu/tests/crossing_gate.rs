@@ -1,5 +1,5 @@
-//! Crossing traffic: when a device may not start DMA at all (C12, C21, C22). C5d, the states of
-//! migration, comes with migration; a device at rest is in `crossing_quiesce.rs`.
+//! Crossing traffic: when a device may not start DMA at all (C12, C21, C22). C5d, a device that
+//! the client has stopped, is in `migration.rs`; a device at rest is in `crossing_quiesce.rs`.
 
 mod crossing;
 

@@ -23,7 +23,10 @@ use vfu::{DmaError, Fault, Limits};
 use vfu_testkit::{RawPeer, command};
 
 /// A register that is fetched from memory.
-fn fetcher(style: Style, limits: Limits) -> (Bench, std::sync::mpsc::Receiver<Result<(), DmaError>>) {
+fn fetcher(
+    style: Style,
+    limits: Limits,
+) -> (Bench, std::sync::mpsc::Receiver<Result<(), DmaError>>) {
     let (outcome, outcomes) = channel();
     let bench = Bench::of(style, limits, |gadget| {
         gadget.on_read(move |handle, _, data, _| {

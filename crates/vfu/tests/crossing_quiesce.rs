@@ -1,5 +1,5 @@
-//! Crossing traffic and devices that come to rest (C4). What changes the state of migration comes
-//! with migration.
+//! Crossing traffic and devices that come to rest (C4). What changes the state of migration (C5)
+//! is in `migration.rs`.
 
 mod crossing;
 

@@ -1,7 +1,9 @@
 //! Any write, at any offset, of any length: never an error, never a read-only bit.
 
 use proptest::prelude::*;
-use vfu::pci::{Bar, ConfigSize, ConfigSpace, Msi, Pci, Pin, SnapshotError};
+use vfu::pci::{
+    Bar, ConfigSize, ConfigSpace, Effects, Field, Msi, Pci, Pin, Pm, RawCapability, SnapshotError,
+};
 
 fn devices() -> Vec<ConfigSpace> {
     let plain = Pci::endpoint(0x1234, 1);
@@ -19,8 +21,21 @@ fn devices() -> Vec<ConfigSpace> {
         .capability(0x13, [0; 4], [0xff, 0x0f]);
     let extended = full.clone().extended_capability(3, 1, [1; 8], [0xf0, 0x0f]);
     let small = full.clone().config_size(ConfigSize::Conventional);
-    [plain, full, extended, small].iter().map(|pci| pci.build().unwrap()).collect()
+    const MIB: u64 = 1 << 20;
+    let rich = Pci::endpoint(0x1234, 3)
+        .bar(0, Bar::mem64(16 * MIB))
+        .bar(2, Bar::mem32(2 * MIB))
+        .rom(vec![0x55; 5000])
+        .pm_with(Pm { d1: true, d2: false, pme_support: 0b11001, no_soft_reset: false })
+        .pcie_endpoint()
+        .resizable_bar(0, [MIB, 16 * MIB, MIB << 20])
+        .resizable_bar(2, [MIB, 2 * MIB])
+        .aer()
+        .vendor_extended(7, 1, RawCapability::new([]).field(0, 4, MIXED));
+    [plain, full, extended, small, rich].iter().map(|pci| pci.build().unwrap()).collect()
 }
+
+const MIXED: Field = Field::new(0x55).rw(0xf0).rw1c(0xf00).driven(0xf000).sticky(0xff0);
 
 fn offsets() -> impl Strategy<Value = usize> {
     prop_oneof![
@@ -43,9 +58,26 @@ fn raise_everything(space: &mut ConfigSpace) {
     }
 }
 
+const FLAGS: usize = 10;
+
+fn flags(e: Effects) -> [bool; FLAGS] {
+    [
+        e.bus_master_changed,
+        e.decode_changed,
+        e.bars_changed,
+        e.bar_sizes_changed,
+        e.rom_changed,
+        e.intx_disable_changed,
+        e.msi_changed,
+        e.msix_changed,
+        e.soft_reset,
+        e.flr,
+    ]
+}
+
 proptest! {
     #[test]
-    fn read_only_bits_stay(writes in writes(), device in 0usize..4) {
+    fn read_only_bits_stay(writes in writes(), device in 0usize..5) {
         let mut space = devices().swap_remove(device);
         raise_everything(&mut space);
         let before = space.to_vec();
@@ -72,35 +104,32 @@ proptest! {
         offset in offsets(),
         data in prop::collection::vec(any::<u8>(), 0..64),
         cuts in prop::collection::vec(1usize..8, 64),
-        device in 0usize..4,
+        device in 0usize..5,
     ) {
         let mut whole = devices().swap_remove(device);
         let mut parts = devices().swap_remove(device);
         raise_everything(&mut whole);
         raise_everything(&mut parts);
         let once = whole.write(offset, &data);
-        let (mut at, mut bits) = (0, [false; 7]);
+        let (mut at, mut bits) = (0, [false; FLAGS]);
         for cut in cuts {
             let Some(place) = offset.checked_add(at) else { break };
             let piece = &data[at..data.len().min(at + cut)];
-            let e = parts.write(place, piece);
-            let now = [e.bus_master_changed, e.decode_changed, e.bars_changed,
-                e.intx_disable_changed, e.msi_changed, e.msix_changed, e.flr];
+            let now = flags(parts.write(place, piece));
             for (bit, now) in bits.iter_mut().zip(now) {
                 *bit |= now;
             }
             at += piece.len();
         }
         prop_assert_eq!(whole.to_vec(), parts.to_vec());
-        prop_assert_eq!(bits, [once.bus_master_changed, once.decode_changed, once.bars_changed,
-            once.intx_disable_changed, once.msi_changed, once.msix_changed, once.flr]);
+        prop_assert_eq!(bits, flags(once));
     }
 
     #[test]
     fn a_read_in_parts_is_the_read_of_the_whole(
         offset in 0usize..0x1100,
         len in 0usize..64,
-        device in 0usize..4,
+        device in 0usize..5,
     ) {
         let space = devices().swap_remove(device);
         let mut whole = vec![0x55; len];
@@ -115,7 +144,7 @@ proptest! {
     #[test]
     fn restore_never_takes_what_a_write_cannot_make(
         flips in prop::collection::vec((0usize..4096, any::<u8>()), 1..6),
-        device in 0usize..4,
+        device in 0usize..5,
     ) {
         let mut space = devices().swap_remove(device);
         let reset = space.to_vec();
@@ -139,7 +168,7 @@ proptest! {
 
 #[test]
 fn the_ends_of_the_space() {
-    for (mut space, size) in devices().into_iter().zip([256, 4096, 4096, 256]) {
+    for (mut space, size) in devices().into_iter().zip([256, 4096, 4096, 256, 4096]) {
         assert_eq!(space.size(), size);
         let mut bytes = [0x55; 8];
         space.read(size - 4, &mut bytes);

@@ -4,7 +4,7 @@
 //! course about it work unchanged. BAR 0 is 1 MiB of 32-bit memory; below 0x80 accesses are 4
 //! bytes wide, from 0x80 on 4 or 8 bytes. Any other access, or place, reads all ones and ignores
 //! writes.
-#![doc = ""]
+//!
 #![doc = include_str!("registers.md")]
 //!
 //! The factorial raises 0x001, DMA raises 0x100. A 4-byte write to a DMA register clears its upper

@@ -3,78 +3,31 @@
 use std::ops::Range;
 
 use vfu::Fault;
-use vfu::regmap::BitAccess::Rw;
-use vfu::regmap::{Field, Register, RegisterBank, RegisterDevice, RegisterMap, RegisterWrite};
+use vfu::regmap::{RegisterBank, RegisterDevice, RegisterWrite};
 
 use super::{BAR_SIZE, BUFFER_ADDRESS, BUFFER_SIZE, IRQ_DMA, IRQ_FACTORIAL};
 
-const IDENTIFICATION: u64 = 0x00;
-const LIVENESS: u64 = 0x04;
-const FACTORIAL: u64 = 0x08;
-const STATUS: u64 = 0x20;
-const INTERRUPT_STATUS: u64 = 0x24;
-const RAISE: u64 = 0x60;
-const ACKNOWLEDGE: u64 = 0x64;
-const DMA_SOURCE: u64 = 0x80;
-const DMA_DESTINATION: u64 = 0x88;
-const DMA_COUNT: u64 = 0x90;
-const DMA_COMMAND: u64 = 0x98;
+vfu::registers! {
+    pub(super) fn map("edu", BAR_SIZE).widths(&[4, 8]).zero_extend();
 
-const STATUS_COMPUTING: u64 = 0x01;
-const STATUS_INTERRUPT: u64 = 0x80;
-const COMMAND_RUN: u64 = 0x1;
-const COMMAND_TO_RAM: u64 = 0x2;
-const COMMAND_INTERRUPT: u64 = 0x4;
-
-pub(super) fn map() -> RegisterMap {
-    RegisterMap::builder("edu", BAR_SIZE)
-        .widths(&[4, 8])
-        .zero_extend()
-        .register(
-            Register::ro(IDENTIFICATION, 4, "identification")
-                .reset(0x0100_00ed)
-                .about("version 1.0"),
-        )
-        .register(
-            Register::rw(LIVENESS, 4, "liveness")
-                .about("reads the bitwise inverse of what was written"),
-        )
-        .register(
-            Register::rw(FACTORIAL, 4, "factorial")
-                .on_write("n starts n! modulo 2^32; ignored while one is computed"),
-        )
-        .register(
-            Register::ro(STATUS, 4, "status")
-                .field(Field::new(STATUS_COMPUTING, "computing"))
-                .field(Field::new(STATUS_INTERRUPT, "interrupt when done").access(Rw)),
-        )
-        .register(
-            Register::ro(INTERRUPT_STATUS, 4, "interrupt status")
-                .about("what was raised and not yet acknowledged"),
-        )
-        .register(
-            Register::wo(RAISE, 4, "raise")
-                .on_write("sets these bits of the interrupt status, and interrupts"),
-        )
-        .register(
-            Register::wo(ACKNOWLEDGE, 4, "acknowledge")
-                .on_write("clears these bits of the interrupt status"),
-        )
-        .register(Register::rw(DMA_SOURCE, 8, "DMA source").about("an address"))
-        .register(Register::rw(DMA_DESTINATION, 8, "DMA destination").about("an address"))
-        .register(Register::rw(DMA_COUNT, 8, "DMA count").about("in bytes"))
-        .register(
-            Register::rw(DMA_COMMAND, 8, "DMA command")
-                .field(Field::new(COMMAND_RUN, "start, reads 1 while it runs"))
-                .field(
-                    Field::new(COMMAND_TO_RAM, "direction")
-                        .value(0, "from RAM to the buffer")
-                        .value(1, "from the buffer to RAM"),
-                )
-                .field(Field::new(COMMAND_INTERRUPT, "interrupt when done")),
-        )
-        .build()
-        .expect("the map has no mistakes")
+    0x00 IDENTIFICATION: Ro<u32> = 0x0100_00ed, "version 1.0";
+    0x04 LIVENESS: Rw<u32>, "reads the bitwise inverse of what was written";
+    0x08 FACTORIAL: Rw<u32>, "writing n starts n! modulo 2^32; ignored while one is computed";
+    0x20 STATUS: Ro<u32> {
+        0 STATUS_COMPUTING, "a factorial is being computed";
+        7 STATUS_INTERRUPT: Rw, "interrupt when it is done";
+    };
+    0x24 INTERRUPT_STATUS: Ro<u32>, "what was raised and not yet acknowledged";
+    0x60 RAISE: Wo<u32>, "sets these bits of the interrupt status, and interrupts";
+    0x64 ACKNOWLEDGE: Wo<u32>, "clears these bits of the interrupt status";
+    0x80 DMA_SOURCE: Rw<u64>, "an address";
+    0x88 DMA_DESTINATION: Rw<u64>, "an address";
+    0x90 DMA_COUNT: Rw<u64>, "in bytes";
+    0x98 DMA_COMMAND: Rw<u64> {
+        0 COMMAND_RUN, "start; reads 1 while it runs";
+        1 COMMAND_TO_RAM, "direction" { 0 = "from RAM to the buffer", 1 = "from it to RAM" };
+        2 COMMAND_INTERRUPT, "interrupt when done";
+    };
 }
 
 /// What a write asks the device to do.

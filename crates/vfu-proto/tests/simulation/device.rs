@@ -177,13 +177,13 @@ impl World {
         if self.device.held.is_empty() {
             return;
         }
-        let (due, held) =
-            std::mem::take(&mut self.device.held).into_iter().partition(|h| h.0.count() > 0);
-        self.device.held = held;
-        let due: Vec<_> = due;
-        due.into_iter().for_each(|(_, reply)| {
-            self.send_reply(SERVER, Channel::Main, reply, false);
-        });
+        for (flag, reply) in std::mem::take(&mut self.device.held) {
+            if flag.count() > 0 {
+                self.send_reply(SERVER, Channel::Main, reply, false);
+            } else {
+                self.device.held.push((flag, reply));
+            }
+        }
     }
 
     /// The handler that was called last looks whether it can go on.

@@ -310,10 +310,9 @@ impl World {
                     moved += u64::from(self.deliver_some(who, channel, usize::MAX));
                     self.settle();
                 }
-                let ended: Vec<_> = self.sides[who].book.requests.iter().collect();
-                let ended: Vec<_> =
-                    ended.iter().filter(|r| !r.by_handler).map(|r| r.ticket).collect();
-                for ticket in ended {
+                let requests = self.sides[who].book.requests.iter().filter(|r| !r.by_handler);
+                let tickets: Vec<_> = requests.map(|r| r.ticket).collect();
+                for ticket in tickets {
                     moved += u64::from(self.look(who, ticket));
                     self.settle();
                 }

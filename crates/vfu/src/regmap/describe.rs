@@ -22,7 +22,7 @@ impl RegisterMap {
     /// The description as a JSON object: `name`, `size` and `registers`. Each register has `name`,
     /// `offset`, `width`, `access` and `reset`, and where there is something to say `count` and
     /// `stride`, `access_widths`, `zero_extend`, `fields` (with `name`, `low` and `high` bit,
-    /// `access`, and `values`), `about`, `on_read` and `on_write`. All numbers are plain integers
+    /// `access`, `about` and `values`), `about`, `on_read` and `on_write`. All numbers are plain integers
     /// of up to 64 bits.
     pub fn to_json(&self) -> String {
         let registers =
@@ -63,8 +63,11 @@ fn row(out: &mut String, register: &Register) {
             text += &format!("({own}) ");
         }
         text += &field.name;
+        if !field.about.is_empty() {
+            text += &format!(": {}", field.about);
+        }
         for (n, (value, name)) in field.values.iter().enumerate() {
-            text += &format!("{} {value} {name}", if n == 0 { ":" } else { "," });
+            text += &format!("{} {value} {name}", if n == 0 { ", with" } else { "," });
         }
     }
     for (when, effect) in [("on read", &register.on_read), ("on write", &register.on_write)] {
@@ -91,6 +94,7 @@ fn field_json<'a>(register: &Register, field: &'a Field) -> FieldJson<'a> {
         low: field.low(),
         high: field.high(),
         access: field.access.unwrap_or(register.access),
+        about: &field.about,
         values: field
             .values
             .iter()
@@ -137,6 +141,8 @@ struct FieldJson<'a> {
     low: u32,
     high: u32,
     access: BitAccess,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    about: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     values: Vec<ValueJson<'a>>,
 }

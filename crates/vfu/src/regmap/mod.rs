@@ -6,28 +6,23 @@
 //! [`RegisterDevice`]: its hooks are told of every register that is read or written, by the offset
 //! that the register is declared at.
 //!
+//! The description is written with [`registers!`](crate::registers), or with
+//! [`RegisterMap::builder`] where it is known at run time only.
+//!
 //! ```
-//! use vfu::regmap::{Field, Register, RegisterBank, RegisterDevice, RegisterMap, RegisterWrite};
-//! use vfu::{Access, Bar, Device, Fault, Pci, Reset};
+//! use vfu::regmap::{RegisterBank, RegisterDevice, RegisterWrite};
+//! use vfu::{Access, Device, Fault, Reset};
 //!
-//! const CONTROL: u64 = 0x00;
-//! const START: u64 = 1 << 0;
-//! const STATUS: u64 = 0x04;
-//! const DONE: u64 = 1 << 0;
-//! const SAMPLE: u64 = 0x10;
+//! vfu::registers! {
+//!     /// What BAR 0 holds.
+//!     pub fn map("sampler", 4096);
 //!
-//! /// Takes four samples when it is started.
-//! struct Sampler(RegisterBank);
-//!
-//! impl Sampler {
-//!     fn new() -> Self {
-//!         let map = RegisterMap::builder("sampler", 4096)
-//!             .register(Register::rw(CONTROL, 4, "control").field(Field::new(START, "start")))
-//!             .register(Register::w1c(STATUS, 4, "status").field(Field::new(DONE, "done")))
-//!             .register(Register::ro(SAMPLE, 2, "sample").array(4, 2).reset(0xffff));
-//!         Sampler(RegisterBank::new(map.build().expect("the map is right")))
-//!     }
+//!     0x00 CONTROL: Rw<u32> { 0 START, "takes four samples"; };
+//!     0x04 STATUS: W1c<u32> { 0 DONE, "they are taken"; };
+//!     0x10 SAMPLE[4; 2]: Ro<u16> = 0xffff, "the last samples";
 //! }
+//!
+//! struct Sampler(RegisterBank);
 //!
 //! impl RegisterDevice for Sampler {
 //!     fn bank(&mut self) -> &mut RegisterBank {
@@ -60,7 +55,7 @@
 //!     }
 //! }
 //!
-//! let mut sampler = Sampler::new();
+//! let mut sampler = Sampler(RegisterBank::new(map()));
 //! sampler.bar_write(CONTROL, &[1])?; // one byte of the register
 //! let mut two = [0; 4];
 //! sampler.bar_read(SAMPLE + 2, &mut two)?; // two elements of the array
@@ -98,6 +93,7 @@ mod coverage;
 mod decode;
 mod describe;
 mod error;
+mod macros;
 mod map;
 mod register;
 mod rules;
@@ -107,6 +103,8 @@ mod trace;
 pub use bank::RegisterBank;
 pub use coverage::{Direction, Uncovered};
 pub use error::RegisterMapError;
+#[doc(hidden)]
+pub use macros::mask;
 pub use map::{DEFAULT_SPIN_LIMIT, MAX_REGISTERS, RegisterMap, RegisterMapBuilder};
 pub use register::{BitAccess, Field, Register};
 

@@ -65,6 +65,7 @@ pub struct Field {
     pub(super) mask: u64,
     pub(super) name: Cow<'static, str>,
     pub(super) access: Option<BitAccess>,
+    pub(super) about: Cow<'static, str>,
     pub(super) values: Vec<(u64, Cow<'static, str>)>,
 }
 
@@ -73,12 +74,19 @@ impl Field {
     /// device's code uses. They are accessed as the register is, unless
     /// [`access`](Self::access) says otherwise.
     pub fn new(mask: u64, name: impl Into<Cow<'static, str>>) -> Self {
-        Field { mask, name: name.into(), access: None, values: Vec::new() }
+        let about = Cow::Borrowed("");
+        Field { mask, name: name.into(), access: None, about, values: Vec::new() }
     }
 
     /// Sets what reading and writing does to these bits.
     pub fn access(mut self, access: BitAccess) -> Self {
         self.access = Some(access);
+        self
+    }
+
+    /// Says what it is, for the documentation.
+    pub fn about(mut self, text: impl Into<Cow<'static, str>>) -> Self {
+        self.about = text.into();
         self
     }
 
