@@ -290,3 +290,18 @@ proptest! {
         prop_assert_eq!(a, b);
     }
 }
+
+#[test]
+fn a_map_too_wide_for_an_index_works_the_same() {
+    let far = 1 << 40;
+    let builder = RegisterMap::builder("wide", far + 8);
+    let builder =
+        builder.register(Register::rw(8, 1, "near")).register(Register::rw(far, 8, "far"));
+    let mut bank = RegisterBank::new(builder.build().unwrap());
+    write(&mut bank, 8, 1, 0x11);
+    write(&mut bank, far + 4, 4, 0x2222_3333);
+    assert_eq!((read(&mut bank, 8, 1), bank.get(far)), (Ok(0x11), 0x2222_3333_0000_0000));
+    for offset in [0, 7, 9, far - 1, far + 8, u64::MAX] {
+        assert_eq!(read(&mut bank, offset, 1), Err(Fault::Unmodelled), "{offset:#x}");
+    }
+}

@@ -12,6 +12,10 @@ pub const MAX_FDS: usize = 253;
 /// Room for small messages: up to a page of data with its headers comes with one receive. Larger
 /// ones get a buffer of their own.
 const BUFFER: usize = 4096 + 64;
+/// Room while the peer sends more at once than fits: it grows up to this, for fewer receives.
+const FULL_BUFFER: usize = 64 << 10;
+/// So many receives in a row that need no more than [`BUFFER`], and the room is small again.
+const QUIET: u32 = 256;
 /// First size of the buffer of a large message; it grows as bytes come, not as the peer claims.
 const LARGE_STEP: usize = 64 << 10;
 /// Buffers kept for later messages: as many as there can be accesses in `BUFFER`.
@@ -61,6 +65,10 @@ pub struct Framer<F> {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// How long `buffer` shall be when it is empty next.
+    room: usize,
+    /// Receives in a row that would have fitted into a small buffer.
+    quiet: u32,
     /// The message at the head of the stream, if it is too large for `buffer`.
     large: Option<Large>,
     /// Where in the stream the next message begins, in bytes since the stream did.
@@ -87,6 +95,8 @@ impl<F> Framer<F> {
             buffer: Vec::new(),
             start: 0,
             end: 0,
+            room: BUFFER,
+            quiet: 0,
             large: None,
             position: 0,
             batches: VecDeque::new(),
@@ -110,11 +120,12 @@ impl<F> Framer<F> {
             let end = large.bytes.len().min(large.size);
             return &mut large.bytes[large.filled..end];
         }
-        if self.buffer.is_empty() {
-            self.buffer.resize(BUFFER, 0);
-        }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
+            if self.buffer.len() != self.room {
+                self.buffer.resize(self.room, 0);
+                self.buffer.shrink_to(self.room);
+            }
         } else if self.end == self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -128,13 +139,27 @@ impl<F> Framer<F> {
     pub fn received(&mut self, n: usize, fds: impl IntoIterator<Item = F>) {
         match &mut self.large {
             Some(large) => large.filled = (large.filled + n).min(large.bytes.len()),
-            None => self.end = (self.end + n).min(self.buffer.len()),
+            None => {
+                self.end = (self.end + n).min(self.buffer.len());
+                self.judge(n);
+            }
         }
         let mut fds = fds.into_iter().peekable();
         if fds.peek().is_some() {
             let held: usize = self.batches.iter().map(|(_, fds)| fds.len()).sum();
             let kept = fds.take(MAX_FDS.saturating_sub(held)).collect();
             self.batches.push_back((self.position + self.pending() as u64, kept));
+        }
+    }
+
+    /// Looks at how much came at once, and how much room that needs.
+    fn judge(&mut self, n: usize) {
+        if self.end == self.buffer.len() && self.room < FULL_BUFFER {
+            self.room = (self.room * 4).min(FULL_BUFFER);
+        }
+        self.quiet = if n > BUFFER / 2 { 0 } else { self.quiet.saturating_add(1) };
+        if self.quiet > QUIET {
+            self.room = BUFFER;
         }
     }
 
@@ -202,7 +227,7 @@ impl<F> Framer<F> {
         if header.kind().is_none() {
             return Err(FrameError::BadType(header));
         }
-        if size > BUFFER {
+        if size > self.buffer.len() {
             self.begin_large(header, size);
             return Ok(false);
         }
@@ -225,7 +250,8 @@ impl<F> Framer<F> {
         let header = self.peek_header()?;
         let len = header.size as usize;
         let message = self.buffer.get(self.start..self.start + len)?;
-        let mut bytes = self.spare_small.pop().unwrap_or_default();
+        let spare = if len > BUFFER { self.spare_large.take() } else { self.spare_small.pop() };
+        let mut bytes = spare.unwrap_or_default();
         bytes.clear();
         bytes.extend_from_slice(message);
         self.start += len;

@@ -38,6 +38,7 @@ impl Piece {
     }
 
     /// Whether the register can be accessed in this way.
+    #[inline]
     fn check(&self, rules: &Rules) -> Result<(), Fault> {
         let whole = self.len == self.access.len;
         match rules.widths {
@@ -196,11 +197,7 @@ fn read_piece<D: RegisterDevice + ?Sized>(
     let value = rules.read(before);
     let after = rules.after_read(before, mask);
     bank.values[slot] = after;
-    let event = RegisterRead {
-        register: bank.map.register(slot).offset,
-        index: bank.map.slots[slot].index,
-        value,
-    };
+    let event = RegisterRead { register: rules.offset, index: bank.map.slots[slot].index, value };
     let result = device.on_read(event);
     let bank = device.bank();
     let value = match result {
@@ -264,7 +261,7 @@ fn write_piece<D: RegisterDevice + ?Sized>(
     let written = data << (8 * piece.at);
     let mask = if rules.zero_extend { all } else { piece.mask() };
     let event = RegisterWrite {
-        register: bank.map.register(slot).offset,
+        register: rules.offset,
         index: bank.map.slots[slot].index,
         value: rules.write(old, written, mask),
         old,

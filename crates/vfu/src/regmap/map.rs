@@ -13,6 +13,12 @@ pub const MAX_REGISTERS: usize = 1 << 16;
 /// The limit of [`RegisterMapBuilder::spin_limit`] unless another is set.
 pub const DEFAULT_SPIN_LIMIT: u32 = 10_000;
 
+/// The longest index that a map may have.
+const MAX_INDEX: u64 = 1 << 16;
+
+/// No slot, in the index.
+const NONE: u32 = u32::MAX;
+
 /// What a BAR holds: checked, and ready for decoding.
 #[derive(Debug)]
 pub struct RegisterMap {
@@ -25,6 +31,11 @@ pub struct RegisterMap {
     pub(super) starts: Box<[u64]>,
     /// As long as `starts`.
     pub(super) slots: Box<[Slot]>,
+    /// For each granule of the BAR, up to the last register: its slot, or [`NONE`]. Empty if that
+    /// would be large: then the slots are searched.
+    index: Box<[u32]>,
+    /// The size of a granule as a power of two: the narrowest register.
+    granule: u32,
     pub(super) gaps_read_zero: bool,
     pub(super) spin_limit: u32,
 }
@@ -76,7 +87,23 @@ impl RegisterMap {
     }
 
     /// The slot that has the byte at `offset`, and where in the slot it is.
+    #[inline]
     pub(super) fn find(&self, offset: u64) -> Option<(usize, usize)> {
+        if self.index.is_empty() {
+            return self.search(offset);
+        }
+        let granule = usize::try_from(offset >> self.granule).ok()?;
+        match self.index.get(granule) {
+            None | Some(&NONE) => None,
+            Some(&slot) => {
+                let slot = slot as usize;
+                Some((slot, (offset - self.starts[slot]) as usize))
+            }
+        }
+    }
+
+    #[cold]
+    fn search(&self, offset: u64) -> Option<(usize, usize)> {
         let slot = self.starts.partition_point(|start| *start <= offset).checked_sub(1)?;
         let at = offset - self.starts[slot];
         (at < u64::from(self.rules(slot).width)).then_some((slot, at as usize))
@@ -87,6 +114,7 @@ impl RegisterMap {
         self.starts.binary_search(&offset).ok()
     }
 
+    #[inline]
     pub(super) fn rules(&self, slot: usize) -> &Rules {
         &self.rules[self.slots[slot].register as usize]
     }
@@ -166,7 +194,10 @@ impl RegisterMapBuilder {
             rules.push(Rules::new(register, widths, register.zero_extend || self.zero_extend));
         }
         let (starts, slots): (Vec<_>, Vec<_>) = lay_out(&self.registers)?.into_iter().unzip();
+        let (granule, index) = index(&self.registers, &starts, &slots);
         Ok(RegisterMap {
+            index,
+            granule,
             name: self.name,
             size: self.size,
             registers: self.registers.into(),
@@ -296,6 +327,25 @@ fn lay_out(registers: &[Register]) -> Result<Vec<(u64, Slot)>, Error> {
         }
     }
     Ok(placed)
+}
+
+/// Which slot is where, if that is not too long. Registers are aligned, so no granule of the
+/// narrowest width has two of them, nor a part of one.
+fn index(registers: &[Register], starts: &[u64], slots: &[Slot]) -> (u32, Box<[u32]>) {
+    let granule = registers.iter().map(|one| one.width.trailing_zeros()).min().unwrap_or(0);
+    let width = |slot: &Slot| u64::from(registers[slot.register as usize].width);
+    let end = starts.last().zip(slots.last()).map_or(0, |(start, slot)| start + width(slot));
+    let length = end >> granule;
+    if length > MAX_INDEX {
+        return (granule, Box::default());
+    }
+    let mut index = vec![NONE; length as usize];
+    for (n, (start, slot)) in starts.iter().zip(slots).enumerate() {
+        let first = (start >> granule) as usize;
+        let granules = (width(slot) >> granule) as usize;
+        index[first..first + granules].fill(n as u32);
+    }
+    (granule, index.into())
 }
 
 /// The name of one register of an array.

@@ -13,6 +13,8 @@ pub(super) const fn ones(width: usize) -> u64 {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
+    /// Where the register, or its array, is declared.
+    pub(super) offset: u64,
     /// In bytes.
     pub(super) width: u8,
     /// The allowed widths of access, as the sum of them; 0 allows everything.
@@ -48,6 +50,7 @@ impl Rules {
         };
         use BitAccess::{Ro, Rw, W0c, W1c, W1s, W1t, Wo};
         Rules {
+            offset: register.offset,
             width: register.width,
             widths,
             zero_extend,
@@ -64,16 +67,19 @@ impl Rules {
     }
 
     /// What a register that holds `value` reads.
+    #[inline]
     pub(super) fn read(&self, value: u64) -> u64 {
         value & self.readable
     }
 
     /// What is left of `value` when the bits in `mask` have been read.
+    #[inline]
     pub(super) fn after_read(&self, value: u64, mask: u64) -> u64 {
         value & !(self.read_clears & mask)
     }
 
     /// What becomes of `old` when `written` is written to the bits in `mask`.
+    #[inline]
     pub(super) fn write(&self, old: u64, written: u64, mask: u64) -> u64 {
         let ones = written & mask;
         let zeros = !written & mask;
