@@ -12,14 +12,27 @@
 //!                                   └─ one of them reads; the others sleep
 //! ```
 //!
+//! | file | idea |
+//! |---|---|
+//! | `wait` | waiting until something is found, in one of the ways there are to wait |
+//! | `read` | the part of the reader |
+//! | `sort` | what was read, handed to the session |
+//! | `request`, `command` | what asks, what executes |
+//! | `attend` | what reaches a session by other ways than its sockets |
+//! | `patience` | deadlines |
+//! | `outbox` | what could not be sent at once |
+//!
 //! Locks, in the order in which they may be taken: an outbox, then the state.
 
 mod attend;
 mod command;
 mod event;
 mod outbox;
+mod patience;
+mod read;
 mod request;
 mod scratch;
+mod sort;
 mod wait;
 mod wake;
 

@@ -1,0 +1,66 @@
+//! Deadlines: of requests, and of a peer that is slow.
+
+use vfu_proto::session::{Channel, Closed, Time};
+
+use super::{Link, State};
+
+impl Link {
+    /// When something has to be done if nothing comes.
+    pub(super) fn next_deadline(&self, state: &State) -> Option<Time> {
+        earliest([state.session.next_deadline(), self.patience(state), state.opening])
+    }
+
+    /// When the peer's slowness will have lasted too long.
+    pub(super) fn patience(&self, state: &State) -> Option<Time> {
+        let limits = state.session.limits();
+        let begun = state.begun.iter().flatten().min().zip(limits.message_timeout);
+        let stalled = state.stalled.iter().flatten().min().zip(limits.send_timeout);
+        earliest([begun.map(|(t, d)| *t + d), stalled.map(|(t, d)| *t + d)])
+    }
+
+    /// Ends the session if the peer has been slow for too long.
+    pub(super) fn is_overdue(&self, state: &mut State) -> bool {
+        self.notice_stall(state);
+        let over = |limit: Option<Time>| limit.is_some_and(|limit| limit <= self.now());
+        let why = if over(state.opening) {
+            "did not send VERSION in time"
+        } else if over(self.patience(state)) {
+            "left a message unfinished or unread for too long"
+        } else {
+            return false;
+        };
+        state.session.close(Closed::Limit(why));
+        self.hang_up(state);
+        true
+    }
+
+    /// Notes since when the peer leaves something unread.
+    pub(super) fn notice_stall(&self, state: &mut State) {
+        for channel in Channel::ALL {
+            let stalled = &mut state.stalled[channel as usize];
+            if self.unsent(channel) == 0 {
+                *stalled = None;
+            } else if stalled.is_none() {
+                *stalled = Some(self.now());
+            }
+        }
+    }
+
+    /// Gives up requests whose time is over; says whether there were any.
+    pub(super) fn expire(&self, state: &mut State) -> bool {
+        let due = state.session.next_deadline().is_some_and(|d| d <= self.now());
+        let expired = due && state.session.expire(self.now()) > 0;
+        if state.session.closed().is_some() {
+            // The peer now owes too much.
+            self.hang_up(state);
+        } else if expired {
+            self.wake_sleepers(state);
+        }
+        expired
+    }
+}
+
+/// The first of several points in time.
+pub(super) fn earliest<const N: usize>(times: [Option<Time>; N]) -> Option<Time> {
+    times.into_iter().flatten().min()
+}

@@ -1,0 +1,198 @@
+//! The part of the reader: taking bytes off the sockets, for all who wait.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use tracing::debug;
+use vfu_proto::session::{Channel, Closed, Framer, Time};
+
+use super::patience::earliest;
+use super::{LOOK, Link, State, lost};
+use crate::sync::MutexGuard;
+use crate::transport::Received;
+
+/// The framers of the channels that a thread reads, for as long as it does.
+pub(super) struct Reading {
+    framers: [Option<Framer<OwnedFd>>; 2],
+    fds: Vec<OwnedFd>,
+}
+
+impl Reading {
+    /// The first channel that is read: nobody else reads it, so nobody else uses its wake-up.
+    pub(super) fn first(&self) -> Channel {
+        if self.framers[Channel::Main as usize].is_some() { Channel::Main } else { Channel::Twin }
+    }
+}
+
+impl Link {
+    /// Takes the part of the reader, if nobody reads the channel on which what we wait `on` comes.
+    /// Then the other one, too, if anything is due there that nobody reads: so something that is due
+    /// always has a reader who wants it, or one who will wake him.
+    ///
+    /// A channel on which nothing is due is left out, so that the other can be read without a poll;
+    /// but now and then, and when it is quiet, it is looked at too: the peer may have closed it, or
+    /// may send what it should not.
+    pub(super) fn take_framers(
+        &self,
+        state: &mut State,
+        on: Channel,
+        quiet: bool,
+    ) -> Option<Reading> {
+        // What another thread executes may be what we wait for; its end is told to sleepers only. On
+        // two sockets it is nothing that replies wait for.
+        let executing = state.session.is_executing() && on == state.session.command_channel();
+        let readable = state.framers[on as usize].is_some() && !state.session.is_paused(on);
+        if executing || !readable {
+            return None;
+        }
+        let mut all = true;
+        if let Some(tick) = self.tick.get().filter(|_| !quiet && self.has_twin()) {
+            let now = self.now();
+            all = now.since(state.looked) >= (*tick).min(LOOK);
+            if all {
+                state.looked = now;
+            }
+        }
+        let mut framers = [None, None];
+        for channel in Channel::ALL {
+            let due = channel == on || all || state.session.expects(channel);
+            if due && !state.session.is_paused(channel) {
+                framers[channel as usize] = state.framers[channel as usize].take();
+            }
+        }
+        Some(Reading { framers, fds: std::mem::take(&mut state.fds) })
+    }
+
+    /// Waits for the sockets, receives once, and gives the part back. False if only the time has
+    /// passed that one receive may wait: poll next.
+    pub(super) fn read(
+        &self,
+        mut reading: Reading,
+        until: Option<Time>,
+        blind: bool,
+    ) -> (MutexGuard<'_, State>, bool) {
+        let result = if blind {
+            let ours = [reading.framers[0].is_some(), reading.framers[1].is_some()];
+            self.receive(&mut reading, ours, true)
+        } else {
+            match self.poll(&reading, until) {
+                Ok(ready) => self.receive(&mut reading, ready, false).map(|_| true),
+                Err(e) => Err(lost(e)),
+            }
+        };
+        let came = !matches!(result, Ok(false));
+        let mut state = self.put_back(reading, result.map(drop));
+        state.blind -= usize::from(blind);
+        if state.session.queued() > 0 {
+            self.wake_loop();
+        }
+        (state, came)
+    }
+
+    /// Whether a receive that waits will do: one channel, nothing to send, and it ends in time, as
+    /// it does after a tick.
+    pub(super) fn may_receive_blind(&self, reading: &Reading, until: Option<Time>) -> bool {
+        let both = reading.framers.iter().all(Option::is_some);
+        let in_time = |t: Time| self.tick.get().is_some_and(|tick| t.since(self.now()) >= *tick);
+        !both && !self.has_unsent() && until.is_none_or(in_time)
+    }
+
+    /// Waits until a channel that we read can be read, or an outbox written, and flushes that; or
+    /// until somebody wakes us.
+    fn poll(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
+        let socket = |channel: Channel| {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, reading.framers[channel as usize].is_some());
+            flags.set(PollFlags::OUT, self.unsent(channel) > 0);
+            // One without flags would still report that it is closed: it is left out.
+            let socket = self.socket(channel).as_fd();
+            (!flags.is_empty()).then(|| PollFd::from_borrowed_fd(socket, flags))
+        };
+        let wake = self.poll_wake(reading.first());
+        // Without one (the system is out of descriptors) we look up by ourselves.
+        let soon = self.now() + Duration::from_millis(50);
+        let until = if wake.is_some() { until } else { earliest([until, Some(soon)]) };
+        let wake_fd = wake.map(|wake| PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN));
+        let places = [socket(Channel::Main), socket(Channel::Twin), wake_fd];
+        // In order, and without a heap: those that are left out go to the end.
+        let nobody = PollFd::from_borrowed_fd(self.main.as_fd(), PollFlags::empty());
+        let mut set = [nobody.clone(), nobody.clone(), nobody];
+        let mut used = 0;
+        for place in places.iter().flatten() {
+            set[used] = place.clone();
+            used += 1;
+        }
+        self.poll_set(&mut set[..used], until)?;
+        let mut polled = set[..used].iter();
+        let mut result = places.map(|place| place.and_then(|_| polled.next()).map(PollFd::revents));
+        if result[2].take().is_some_and(|got| !got.is_empty()) {
+            wake.into_iter().for_each(|wake| wake.clear());
+        }
+        let mut ready = [false; 2];
+        for channel in Channel::ALL {
+            let got = result[channel as usize].unwrap_or(PollFlags::empty());
+            ready[channel as usize] =
+                got.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
+            if got.contains(PollFlags::OUT) {
+                let _closed = self.flush(channel);
+            }
+        }
+        Ok(ready)
+    }
+
+    /// One receive on each channel of `reading` that is `ready`. Says whether anything came.
+    pub(super) fn receive(
+        &self,
+        reading: &mut Reading,
+        ready: [bool; 2],
+        wait: bool,
+    ) -> Result<bool, Closed> {
+        let mut came = false;
+        for channel in Channel::ALL {
+            let Some(framer) = &mut reading.framers[channel as usize] else { continue };
+            if !ready[channel as usize] {
+                continue;
+            }
+            match self.socket(channel).recv(framer.space(), &mut reading.fds, wait) {
+                Ok(Received::Bytes(n)) => {
+                    framer.received(n, reading.fds.drain(..));
+                    came = true;
+                }
+                Ok(Received::WouldBlock) => {}
+                Ok(Received::Eof) => return Err(Closed::Disconnected),
+                Err(Errno::MFILE) => {
+                    return Err(Closed::Socket("out of file descriptors".into()));
+                }
+                Err(e) => return Err(lost(e)),
+            }
+        }
+        Ok(came)
+    }
+
+    /// Gives the part of the reader back; others may want it, or what was read for them.
+    pub(super) fn put_back(
+        &self,
+        reading: Reading,
+        result: Result<(), Closed>,
+    ) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let Reading { framers, mut fds } = reading;
+        fds.clear();
+        state.fds = fds;
+        for (home, framer) in state.framers.iter_mut().zip(framers) {
+            if framer.is_some() {
+                *home = framer;
+            }
+        }
+        self.pump(&mut state);
+        if let Err(why) = result {
+            debug!(%why, "session ends");
+            state.session.close(why);
+            self.hang_up(&state);
+        }
+        self.wake_sleepers(&state);
+        state
+    }
+}

@@ -1,0 +1,87 @@
+//! What has been read, handed to the session.
+
+use std::io::IoSlice;
+use std::os::fd::OwnedFd;
+
+use tracing::debug;
+use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer};
+use vfu_proto::wire::{self, Header};
+
+use super::{Link, State};
+use crate::sync::MutexGuard;
+
+impl Link {
+    /// Hands every whole message to the session, and sends the refusals that come of it.
+    pub(super) fn sort<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.pump(&mut state);
+        while !state.refusals.is_empty() || state.session.has_woken() {
+            let refusals = std::mem::take(&mut state.refusals);
+            self.release(state);
+            for (channel, header) in refusals {
+                let _closed = self.send(channel, &[IoSlice::new(&header.emit())], &[]);
+            }
+            state = self.lock();
+        }
+        state
+    }
+
+    /// Hands every whole message to the session.
+    pub(super) fn pump(&self, state: &mut State) {
+        for channel in Channel::ALL {
+            let index = channel as usize;
+            let Some(mut framer) = state.framers[index].take() else { continue };
+            state.spare[index].drain(..).for_each(|done| framer.recycle(done));
+            while state.session.closed().is_none() && !state.session.is_paused(channel) {
+                match framer.pop() {
+                    Ok(Some(message)) => {
+                        state.begun[index] = None;
+                        let arrival = state.session.arrive(channel, message);
+                        self.settle(channel, arrival, &mut framer, &mut state.refusals);
+                    }
+                    Ok(None) => break,
+                    Err(e) => self.end_broken(state, channel, e),
+                }
+            }
+            if !framer.is_mid_message() {
+                state.begun[index] = None;
+            } else if state.begun[index].is_none() {
+                state.begun[index] = Some(self.now());
+            }
+            state.framers[index] = Some(framer);
+            if state.session.closed().is_some() {
+                self.hang_up(state);
+            }
+        }
+    }
+
+    fn settle(
+        &self,
+        channel: Channel,
+        arrival: Result<Arrival<OwnedFd>, Closed>,
+        framer: &mut Framer<OwnedFd>,
+        refusals: &mut Vec<(Channel, Header)>,
+    ) {
+        match arrival {
+            Ok(Arrival::Queued | Arrival::Completed(_)) => {}
+            Ok(Arrival::Dropped(message)) => framer.recycle(message),
+            Ok(Arrival::Refused(header, message)) => {
+                framer.recycle(message);
+                refusals.push((channel, header));
+            }
+            Err(why) => debug!(%why, "session ends"),
+        }
+    }
+
+    /// The stream can't be trusted any more: say so to the peer, and end.
+    fn end_broken(&self, state: &mut State, channel: Channel, e: FrameError) {
+        debug!(%e, "session ends");
+        if e.wants_reply() && self.unsent(channel) == 0 {
+            // A last word, if it goes at once: who sends at this moment holds the outbox.
+            if let Ok(_idle) = self.outboxes[channel as usize].try_lock() {
+                let header = e.header().error_reply(wire::Errno::EINVAL).emit();
+                let _unsent = self.socket(channel).send(&[IoSlice::new(&header)], &[]);
+            }
+        }
+        state.session.close(Closed::Framing(e));
+    }
+}
