@@ -380,14 +380,14 @@ fn k7_descriptors_in_a_command_of_the_server_are_closed() {
         let ram = pair.ram();
         let file = SharedRam::new(0, 4096).unwrap();
         // Not counted in this process, where other tests open files: seen at the other end of a pipe.
-        let (reading, writing) = std::io::pipe().unwrap();
+        let (reading, writing) = rustix::pipe::pipe().unwrap();
         for id in 0..10 {
             let fds = [file.as_fd(), writing.as_fd()];
             let refused = pair.dma().call_with(id, &dma_write(BASE, b"evil"), &fds).unwrap();
             assert_eq!(refused.errno(), Some(Errno::EINVAL));
         }
         drop(writing);
-        let end = Background::start(move || std::io::Read::read(&mut &reading, &mut [0]).unwrap());
+        let end = Background::start(move || rustix::io::read(&reading, &mut [0u8; 1]).unwrap());
         assert_eq!(end.end(), 0, "nobody holds the other end any more");
         assert_eq!(ram.writes(), 0);
         pair.works();
