@@ -56,6 +56,10 @@ pub(crate) struct Args {
     #[arg(long, group = "form")]
     hex: bool,
 
+    /// How long to wait for the server to listen, in seconds: one that was just started may not yet
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_wait)]
+    wait: Duration,
+
     /// How long the server may take for each answer, in seconds; 0: for ever
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_timeout)]
     timeout: Timeout,
@@ -75,9 +79,16 @@ fn parse_timeout(text: &str) -> Result<Timeout, String> {
     }
 }
 
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("a number of seconds from 0 to 86400".into()),
+    }
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = &args.socket;
-    let client = connect::open(path, args.timeout.0)?;
+    let client = connect::open(path, args.wait, args.timeout.0)?;
     let report = collect::collect(path, &client).map_err(|e| connect::failed(path, e))?;
     drop(client); // the next client need not wait until our reader has read
     let text = if args.json {

@@ -281,12 +281,31 @@ fn the_device_is_not_called() {
 fn a_missing_server_is_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    fails(&probe(&at("none"), &[]), 4, "no such socket");
+    fails(&probe(&at("none"), &["--wait=0"]), 4, "no such socket");
     std::fs::write(at("file"), "").unwrap();
     fails(&probe(&at("file"), &[]), 4, "not a UNIX stream socket");
     drop(UnixListener::bind(at("dead")).unwrap());
-    fails(&probe(&at("dead"), &[]), 4, "nobody listens there");
+    fails(&probe(&at("dead"), &["--wait=0"]), 4, "nobody listens there");
     fails(&probe(&at(&"long".repeat(40)), &[]), 3, "at most 107");
+}
+
+/// `vfu serve ... & vfu probe ...`
+#[test]
+fn a_server_that_is_just_starting_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("late.sock");
+    let late = path.clone();
+    let probing = thread::spawn(move || probe(&late, &["--wait=20", PATIENT]));
+    let mut server = Command::new(env!("CARGO_BIN_EXE_vfu"))
+        .args(["serve", "idio16", "--socket-path"])
+        .arg(&path)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let output = good(probing.join().unwrap());
+    assert!(output.contains("494f:0dc8"));
+    server.kill().unwrap();
+    server.wait().unwrap();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use vfu::client::{Client, ClientError};
@@ -10,8 +10,16 @@ use vfu::{ConnectError, Limits, wire};
 
 use crate::exit::Exit;
 
-/// Begins a session with the server at `path`. No step takes longer than `timeout`; `None` waits for ever.
-pub(super) fn open(path: &Path, timeout: Option<Duration>) -> anyhow::Result<Client> {
+/// How often to look whether the server listens by now.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Begins a session with the server at `path`, which listens within `wait`. After that no step takes
+/// longer than `timeout`; `None` waits for ever.
+pub(super) fn open(
+    path: &Path,
+    wait: Duration,
+    timeout: Option<Duration>,
+) -> anyhow::Result<Client> {
     let limits = Limits {
         reply_timeout: timeout,
         handshake_timeout: timeout,
@@ -19,7 +27,17 @@ pub(super) fn open(path: &Path, timeout: Option<Duration>) -> anyhow::Result<Cli
         send_timeout: timeout,
         ..Limits::default()
     };
-    Client::builder().limits(limits).connect(path).map_err(|e| failed(path, e))
+    let until = Instant::now() + wait;
+    loop {
+        match Client::builder().limits(limits.clone()).connect(path) {
+            Err(ClientError::Connect(
+                ConnectError::NotFound(_) | ConnectError::NobodyListens(_),
+            )) if Instant::now() < until => {
+                std::thread::sleep(LOOK);
+            }
+            client => return client.map_err(|e| failed(path, e)),
+        }
+    }
 }
 
 /// The error of a session, with what can be done about it.
