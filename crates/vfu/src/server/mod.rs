@@ -5,6 +5,7 @@
 //!                            what it is          where it is      with the device
 //! ```
 
+mod access;
 mod builder;
 mod cleanup;
 mod event_loop;
