@@ -105,11 +105,6 @@ impl<F> Framer<F> {
         }
     }
 
-    /// Changes the limit, as when VERSION has been agreed. It holds from the next message on.
-    pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
-    }
-
     /// Where the next bytes go. Never empty; what is in it means nothing.
     pub fn space(&mut self) -> &mut [u8] {
         if let Some(large) = &mut self.large {

@@ -1,10 +1,21 @@
 //! Deadlines: of requests, and of a peer that is slow.
 
+use std::time::Duration;
+
 use vfu_proto::session::{Channel, Closed, Time};
 
-use super::{Link, State};
+use super::{Link, State, Wake};
 
 impl Link {
+    /// When a poll ends by itself: without anything to wake it (the system is out of descriptors) it
+    /// looks up now and then.
+    pub(super) fn until_woken(&self, wake: Option<&Wake>, until: Option<Time>) -> Option<Time> {
+        match wake {
+            Some(_) => until,
+            None => earliest([until, Some(self.now() + Duration::from_millis(50))]),
+        }
+    }
+
     /// When something has to be done if nothing comes.
     pub(super) fn next_deadline(&self, state: &State) -> Option<Time> {
         earliest([state.session.next_deadline(), self.patience(state), state.opening])
@@ -61,6 +72,6 @@ impl Link {
 }
 
 /// The first of several points in time.
-pub(super) fn earliest<const N: usize>(times: [Option<Time>; N]) -> Option<Time> {
+fn earliest<const N: usize>(times: [Option<Time>; N]) -> Option<Time> {
     times.into_iter().flatten().min()
 }

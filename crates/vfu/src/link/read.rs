@@ -1,14 +1,12 @@
 //! The part of the reader: taking bytes off the sockets, for all who wait.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use tracing::debug;
 use vfu_proto::session::{Channel, Closed, Framer, Time};
 
-use super::patience::earliest;
 use super::{LOOK, Link, State, lost};
 use crate::sync::MutexGuard;
 use crate::transport::Received;
@@ -111,9 +109,7 @@ impl Link {
             (!flags.is_empty()).then(|| PollFd::from_borrowed_fd(socket, flags))
         };
         let wake = self.poll_wake(reading.first());
-        // Without one (the system is out of descriptors) we look up by ourselves.
-        let soon = self.now() + Duration::from_millis(50);
-        let until = if wake.is_some() { until } else { earliest([until, Some(soon)]) };
+        let until = self.until_woken(wake, until);
         let wake_fd = wake.map(|wake| PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN));
         let places = [socket(Channel::Main), socket(Channel::Twin), wake_fd];
         // In order, and without a heap: those that are left out go to the end.

@@ -8,7 +8,6 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use vfu_proto::session::{Channel, Closed, Session, Time};
 
-use super::patience::earliest;
 use super::{Link, State, Wake};
 use crate::sync::MutexGuard;
 use crate::sync::kernel::poll;
@@ -159,8 +158,7 @@ impl Link {
         state.flushing = true;
         let wake = self.flush_wake();
         drop(state);
-        let soon = self.now() + Duration::from_millis(50);
-        let until = if wake.is_some() { until } else { earliest([until, Some(soon)]) };
+        let until = self.until_woken(wake, until);
         let unsent = Channel::ALL.into_iter().filter(|c| self.unsent(*c) > 0);
         let mut set: Vec<_> = unsent
             .map(|c| PollFd::from_borrowed_fd(self.socket(c).as_fd(), PollFlags::OUT))

@@ -166,18 +166,22 @@ pub(super) fn read<D: RegisterDevice + ?Sized>(
                 done += piece.len;
             }
             Found::Gap(len) => {
-                let result = bank.gap();
+                let gap = Span { offset: offset.wrapping_add(done as u64), len };
+                let result = cross(bank, gap, Direction::Read);
                 data[done..done + len].fill(if result.is_ok() { 0 } else { 0xff });
-                if result.is_ok() {
-                    let gap = Span { offset: offset.wrapping_add(done as u64), len };
-                    bank.uncovered_access(gap, Direction::Read, Fault::Unmodelled);
-                }
                 outcome.add(result);
                 done += len;
             }
         }
     }
     outcome.end(device.bank(), access, Direction::Read)
+}
+
+/// What an access does where no register is. Where that is no fault, it is counted here.
+fn cross(bank: &mut RegisterBank, gap: Span, direction: Direction) -> Result<(), Fault> {
+    bank.gap()?;
+    bank.uncovered_access(gap, direction, Fault::Unmodelled);
+    Ok(())
 }
 
 #[inline]
@@ -233,12 +237,8 @@ pub(super) fn write<D: RegisterDevice + ?Sized>(
                 done += piece.len;
             }
             Found::Gap(len) => {
-                let result = bank.gap();
-                if result.is_ok() {
-                    let gap = Span { offset: offset.wrapping_add(done as u64), len };
-                    bank.uncovered_access(gap, Direction::Write, Fault::Unmodelled);
-                }
-                outcome.add(result);
+                let gap = Span { offset: offset.wrapping_add(done as u64), len };
+                outcome.add(cross(bank, gap, Direction::Write));
                 done += len;
             }
         }

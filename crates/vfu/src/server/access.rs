@@ -10,7 +10,7 @@ use super::held::Held;
 use super::regions::{CONFIG_REGION, ROM_REGION};
 use crate::answer::Defer;
 use crate::context::{self, Inside};
-use crate::device::{Access, Device, Fault, Reset};
+use crate::device::{Access, Device, Reset};
 use crate::link::Link;
 use crate::pci::MsixTable;
 use crate::sync::Mutex;
@@ -118,15 +118,11 @@ impl Executor {
                 Some(defer) => device.region_write_or_defer(at, data, defer),
                 None => device.region_write(at, data),
             });
-            self.log_write(at, data.len(), result);
+            if let Err(fault) = result {
+                debug!(region, offset, len = data.len(), %fault, "write");
+            }
         }
         Ok(())
-    }
-
-    fn log_write(&self, at: Access, len: usize, result: Result<(), Fault>) {
-        if let Err(fault) = result {
-            debug!(region = at.region, offset = at.offset, len, %fault, "write");
-        }
     }
 
     fn config_write<D: Device + ?Sized>(

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing::info;
 use vfu_proto::session::Closed;
@@ -138,15 +137,7 @@ impl<D: Device> Server<D> {
         let socket = match &mut self.source {
             Source::Connected(socket) => socket.take(),
             Source::Listener(listener) => {
-                let mut set = [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
-                let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-                match poll(&mut set, Some(&now)) {
-                    Ok(n) if n > 0 => {
-                        listener.accept().map_err(|e| ServeError::Accept(e.into()))?
-                    }
-                    Ok(_) | Err(Errno::INTR) => None,
-                    Err(e) => return Err(ServeError::Accept(e.into())),
-                }
+                listener.accept().map_err(|e| ServeError::Accept(e.into()))?
             }
         };
         let Some(socket) = socket else { return Ok(false) };
