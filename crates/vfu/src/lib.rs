@@ -51,6 +51,7 @@ mod link;
 pub mod migration;
 pub mod pci;
 mod quiesce;
+pub mod raw;
 mod reentrant;
 pub mod regmap;
 pub mod server;

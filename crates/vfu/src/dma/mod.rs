@@ -19,7 +19,8 @@ use crate::shared::Shared;
 
 pub(crate) use region::{Backing, Region};
 pub(crate) use table::{Inserted, Table};
-use transfer::{Buffer, Transfer};
+pub(crate) use future::run as run_to_end;
+pub(crate) use transfer::{Buffer, How, Transfer};
 
 pub use future::DmaFuture;
 pub use lease::Lease;

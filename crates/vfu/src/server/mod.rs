@@ -10,7 +10,7 @@ mod builder;
 mod cleanup;
 mod event_loop;
 mod executor;
-mod handshake;
+pub(crate) mod handshake;
 mod held;
 mod migrate;
 mod parked;
