@@ -8,7 +8,7 @@ use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
-use tracing::debug;
+use tracing::{debug, info};
 use vfu_proto::session::{Channel, Closed};
 use vfu_proto::wire::{
     Command, DeviceFlags, DeviceInfo, Errno, HEADER_SIZE, Header, IoFdLayout, IoFdsReply, IrqFlags,
@@ -205,7 +205,7 @@ impl Executor {
     /// The function goes back to its state at power-on. What the client arranged stays: mappings,
     /// eventfds, capabilities. Nothing waits for the client.
     pub(super) fn reset<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>, kind: Reset) {
-        debug!(?kind, "reset");
+        info!(?kind, "reset");
         self.shared.set_gate(Gate::Resetting);
         self.shared.next_epoch();
         self.shared.stop_mastering();
