@@ -56,6 +56,10 @@ impl Executor {
                 Msix::Table(at) => table.read(at, data),
                 Msix::Pba(at) => table.read_pba(at, data),
             }
+        } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {
+            if let Err(e) = memory.read(offset, data) {
+                debug!(region, error = %e, "read of shared memory");
+            }
         } else {
             let mut defer = Defer::read(call.link, call.header, *request);
             let at = Access { region, offset };
@@ -102,8 +106,8 @@ impl Executor {
         self.check_access(region, offset, data.len() as u64)?;
         trace!(region, offset, ?data, "write");
         if data.is_empty() {
-        } else if region == ROM_REGION {
-            debug!(offset, len = data.len(), "write to the ROM dropped");
+        } else if self.regions.is_read_only(region) {
+            debug!(region, offset, len = data.len(), "write to what is read-only dropped");
         } else if region == CONFIG_REGION {
             self.config_write(device, link, offset as usize, data);
         } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
@@ -112,6 +116,12 @@ impl Executor {
             }
         } else if self.shared.is_stopped() {
             debug!(region, offset, "write to a device that is stopped");
+        } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {
+            if let Err(e) = memory.write_by_message(offset, data) {
+                debug!(region, error = %e, "write to shared memory");
+            }
+        } else if let Some(doorbell) = self.regions.rung(region, offset, data) {
+            doorbell.ring();
         } else {
             let at = Access { region, offset };
             let result = context::run(&self.shared, Inside::Handler, || match defer {
