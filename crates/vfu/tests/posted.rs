@@ -103,6 +103,7 @@ fn without_agreement_each_goes_alone() {
 fn our_server_executes_them_in_order() {
     let server = TestServer::start();
     let client = Client::connect(server.path()).unwrap();
+    client.device_info().unwrap(); // the device has been told of the client
     server.log().take();
     let posted = client.posted();
     for at in 0..1000u64 {

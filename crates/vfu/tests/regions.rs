@@ -246,7 +246,7 @@ fn regions_of_the_devices_own() {
     assert!(rig.client().region_info(12).is_err());
     // They reach the device with their numbers.
     assert_eq!(rig.vmm.read64(9, 92).unwrap(), 9 << 56 | 92);
-    assert_eq!(rig.vmm.read64(10, 5 * GIB).unwrap(), 10 << 56 | 5 * GIB);
+    assert_eq!(rig.vmm.read64(10, 5 * GIB).unwrap(), (10 << 56) + 5 * GIB);
     rig.vmm.write8(9, 99, 1).unwrap();
     rig.vmm.write8(10, 0, 1).unwrap();
     assert_eq!(rig.asked(), [(9, 92, 8), (10, 5 * GIB, 8), (9, 99, 1)], "read-only: dropped");

@@ -289,6 +289,9 @@ mod tests {
 
     const PAGE: u64 = 4096;
 
+    /// Offset and length.
+    type Piece = (u64, u64);
+
     fn settled(
         len: u64,
         areas: &[(u64, u64)],
@@ -308,7 +311,7 @@ mod tests {
         if rustix::param::page_size() as u64 != PAGE {
             return;
         }
-        let cases: &[(&[(u64, u64)], &[(u64, u64)])] = &[
+        let cases: &[(&[Piece], &[Piece])] = &[
             (&[], &[(0, 8 * PAGE)]),
             (&[(0, PAGE)], &[(0, PAGE)]),
             (&[(1, 2 * PAGE)], &[(PAGE, PAGE)]),
