@@ -1,11 +1,13 @@
 //! Devices whose handlers may be called while one of them waits.
 
+use std::fmt;
 use std::sync::Arc;
 
 use vfu_proto::wire::Errno;
 
 use crate::answer::Defer;
 use crate::device::{Access, Device, DmaRange, Fault, Reset};
+use crate::migration::Migration;
 use crate::quiesce::Quiesce;
 
 /// A device that is called by `&self`: while a handler waits for DMA by message, the commands that
@@ -69,6 +71,15 @@ pub trait SharedDevice: Send + Sync {
     /// See [`Device::resume`].
     fn resume(&self) {}
 
+    /// What saves and loads the device, if it can be moved: something that shares its state. It may
+    /// be asked for while a handler waits, and more than once. Default: it can't.
+    ///
+    /// A handler that waits for DMA when the device is stopped finds it canceled after the device has
+    /// been saved: what it was about to do has to be a part of the state.
+    fn migration(&self) -> Option<Box<dyn Migration + Send + Sync>> {
+        None
+    }
+
     /// See [`Device::reset`].
     fn reset(&self, kind: Reset) {
         let _ = kind;
@@ -92,17 +103,27 @@ pub trait SharedDevice: Send + Sync {
 
 /// A [`SharedDevice`] where a [`Device`] is wanted.
 #[derive(Debug)]
-pub struct Reentrant<D>(Arc<D>);
+pub struct Reentrant<D>(Arc<D>, Mover);
+
+/// What the device has last given to be moved by.
+#[derive(Default)]
+struct Mover(Option<Box<dyn Migration + Send + Sync>>);
+
+impl fmt::Debug for Mover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mover")
+    }
+}
 
 impl<D> Clone for Reentrant<D> {
     fn clone(&self) -> Self {
-        Reentrant(self.0.clone())
+        Reentrant(self.0.clone(), Mover::default())
     }
 }
 
 impl<D> Reentrant<D> {
     pub(crate) fn new(device: D) -> Self {
-        Reentrant(Arc::new(device))
+        Reentrant(Arc::new(device), Mover::default())
     }
 
     /// The device itself.
@@ -144,6 +165,11 @@ impl<D: SharedDevice> Device for Reentrant<D> {
 
     fn resume(&mut self) {
         self.0.resume();
+    }
+
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        self.1.0 = self.0.migration();
+        self.1.0.as_deref_mut().map(|migration| migration as &mut dyn Migration)
     }
 
     fn reset(&mut self, kind: Reset) {
