@@ -59,12 +59,17 @@ pub(crate) struct File {
 }
 
 impl File {
-    fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
+    pub(crate) fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
         let stat = fstat(&fd)?;
         let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         let lasting = sealed || length(&stat) == u64::MAX;
         let length = AtomicU64::new(length(&stat));
         Ok(File { fd, offset, identity: (stat.st_dev, stat.st_ino), length, lasting })
+    }
+
+    /// Whether the file can't become shorter.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.lasting
     }
 
     /// Whether the bytes lie in the file now. It may have grown since the last look, and shrunk
@@ -80,7 +85,7 @@ impl File {
         end <= now
     }
 
-    fn read(&self, at: u64, mut to: &mut [u8]) -> Result<(), SysErrno> {
+    pub(crate) fn read(&self, at: u64, mut to: &mut [u8]) -> Result<(), SysErrno> {
         let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
         while !to.is_empty() {
             match pread(&self.fd, &mut *to, position) {
@@ -96,7 +101,7 @@ impl File {
         Ok(())
     }
 
-    fn write(&self, at: u64, mut from: &[u8]) -> Result<(), SysErrno> {
+    pub(crate) fn write(&self, at: u64, mut from: &[u8]) -> Result<(), SysErrno> {
         // A write past the end would make the peer's file longer.
         if !self.holds(at, from.len()) {
             return Err(SysErrno::FAULT);
