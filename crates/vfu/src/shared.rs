@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::context::{self, Inside};
+use crate::dma::dirty::Log;
 use crate::dma::{DmaError, Table};
 use crate::irq::Irqs;
 use crate::link::{Asker, Link, Reenter};
@@ -21,6 +22,8 @@ const WINDOW: usize = 1 << 20;
 /// One device, from its making to its end; clients come and go.
 pub(crate) struct Shared {
     pub(crate) table: Table,
+    /// Dirty page logging of the session.
+    pub(crate) dirty: Log,
     pub(crate) irqs: Irqs,
     config: Mutex<ConfigSpace>,
     /// Bus Master Enable gates what the device sends.
@@ -89,6 +92,7 @@ impl Shared {
     ) -> Self {
         Shared {
             table: Table::default(),
+            dirty: Log::default(),
             irqs,
             bus_master: AtomicBool::new(config.bus_master()),
             config: Mutex::new(config),

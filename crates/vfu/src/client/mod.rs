@@ -2,8 +2,10 @@
 
 mod builder;
 mod calls;
+mod dirty;
 mod error;
 mod handshake;
+mod logging;
 mod memory;
 mod migration;
 mod regions;
@@ -19,6 +21,7 @@ use vfu_proto::wire::{Capabilities, DmaMapFlags};
 use crate::link::Link;
 
 pub use builder::ClientBuilder;
+pub use dirty::{DirtyPages, DirtyRanges};
 pub use error::ClientError;
 pub use memory::{DmaMemory, Memory};
 pub use regions::{RegionDetails, RegionMmap};
