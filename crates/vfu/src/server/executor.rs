@@ -72,7 +72,7 @@ impl Executor {
             max_transfer: settings.max_transfer as u32,
             max_dma_maps: settings.max_dma_maps as usize,
             parked: Parked::default(),
-            moving: Moving::default(),
+            moving: if settings.incoming { Moving::incoming() } else { Moving::default() },
             spare: Mutex::default(),
         }
     }
@@ -88,7 +88,7 @@ impl Executor {
         command: Message,
     ) -> Option<Message> {
         let ready = self.rest_first(device, link, command)?;
-        let ready = self.writes_first(link, ready)?;
+        let ready = self.writes_first(device, link, ready)?;
         Some(self.execute_now(device, link, ready))
     }
 
@@ -211,14 +211,15 @@ impl Executor {
         debug!(?kind, "reset");
         self.shared.set_gate(Gate::Resetting);
         self.shared.next_epoch();
-        self.shared.set_bus_master(false);
+        self.shared.stop_mastering();
         link.cancel(None);
-        if kind == Reset::FunctionLevel {
+        if matches!(kind, Reset::FunctionLevel | Reset::D3HotToD0) {
             self.shared.irqs.reset();
             self.shared.config().reset_function();
         } else {
             self.shared.power_on();
         }
+        self.shared.follow();
         self.reset_migration();
         if let Some((_, table)) = &self.msix {
             table.lock().unwrap_or_else(PoisonError::into_inner).reset();
