@@ -42,7 +42,9 @@ impl Bitmap {
     /// For the addresses `first..=last`, all clean, in pages of `1 << shift` bytes, for which there
     /// is room.
     pub(super) fn new(first: u64, last: u64, shift: u32, room: Room) -> Bitmap {
-        let chunks = (0..chunks_of(first, last, shift)).map(|_| OnceLock::new()).collect();
+        // loom does not know that a `OnceLock` orders who made its content before who finds it.
+        let empty = || if cfg!(loom) { OnceLock::from(fresh()) } else { OnceLock::new() };
+        let chunks = (0..chunks_of(first, last, shift)).map(|_| empty()).collect();
         Bitmap { first, last, shift, base: word_of(first >> shift), chunks, _room: room }
     }
 
@@ -101,14 +103,17 @@ impl Bitmap {
     }
 }
 
+fn fresh() -> Chunk {
+    (0..CHUNK).map(|_| AtomicU64::new(0)).collect()
+}
+
 /// The words of a chunk, which is made if it does not exist.
 fn words_of(chunk: &OnceLock<Chunk>) -> &[AtomicU64] {
     if let Some(words) = chunk.get() {
         return words;
     }
     // Made before it is set, so that nobody waits for whoever makes it.
-    let fresh = (0..CHUNK).map(|_| AtomicU64::new(0)).collect();
-    let _another_was_first = chunk.set(fresh);
+    let _another_was_first = chunk.set(fresh());
     chunk.get().map_or(&[], |words| words)
 }
 
