@@ -9,6 +9,7 @@ use crate::dma::{DmaError, Table};
 use crate::irq::Irqs;
 use crate::link::{Asker, Link, Reenter};
 use crate::pci::{ConfigSpace, PowerState};
+use crate::server::Regions;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     reentry: OnceLock<Arc<dyn Reenter>>,
     handler_timeout: Option<Duration>,
     live: RwLock<Option<Arc<Live>>>,
+    pub(crate) regions: Arc<Regions>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -65,6 +67,10 @@ pub(crate) struct Live {
     pub(crate) link: Arc<Link>,
     /// The most bytes of data that a message to or from the client may carry.
     pub(crate) max_transfer: usize,
+    /// Descriptors that the client takes with one message.
+    pub(crate) max_fds: usize,
+    /// REGION_WRITE_MULTI was agreed on.
+    pub(crate) write_multiple: bool,
 }
 
 impl Live {
@@ -91,6 +97,7 @@ impl Shared {
         irqs: Irqs,
         needs_bus_master: bool,
         handler_timeout: Option<Duration>,
+        regions: Arc<Regions>,
     ) -> Self {
         Shared {
             table: Table::default(),
@@ -106,6 +113,7 @@ impl Shared {
             reentry: OnceLock::new(),
             handler_timeout,
             live: RwLock::new(None),
+            regions,
         }
     }
 

@@ -62,12 +62,17 @@ pub(crate) struct File {
 }
 
 impl File {
-    fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
+    pub(crate) fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
         let stat = fstat(&fd)?;
         let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         let lasting = sealed || length(&stat) == u64::MAX;
         let length = AtomicU64::new(length(&stat));
         Ok(File { fd, offset, identity: (stat.st_dev, stat.st_ino), length, lasting })
+    }
+
+    /// Whether the file can't become shorter.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.lasting
     }
 
     /// Whether the bytes lie in the file now. It may have grown since the last look, and shrunk
@@ -83,7 +88,7 @@ impl File {
         end <= now
     }
 
-    fn read(&self, at: u64, mut to: &mut [u8]) -> Result<(), SysErrno> {
+    pub(crate) fn read(&self, at: u64, mut to: &mut [u8]) -> Result<(), SysErrno> {
         let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
         while !to.is_empty() {
             match pread(&self.fd, &mut *to, position) {
@@ -99,7 +104,11 @@ impl File {
         Ok(())
     }
 
-    fn write(&self, at: u64, mut from: &[u8]) -> Result<(), SysErrno> {
+    pub(crate) fn write(&self, at: u64, mut from: &[u8]) -> Result<(), SysErrno> {
+        // A write past the end would make the peer's file longer.
+        if !self.holds(at, from.len()) {
+            return Err(SysErrno::FAULT);
+        }
         let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
         while !from.is_empty() {
             match pwrite(&self.fd, from, position) {
@@ -217,11 +226,8 @@ impl Region {
     pub(super) fn write_direct(&self, at: u64, from: &[u8]) -> Result<(), SysErrno> {
         let result = match &self.backing {
             Backing::Mapped(mapping, file) if file.holds(at, from.len()) => mapping.write(at, from),
-            // A write past the end would make the peer's file longer.
-            Backing::FileIo(file) if file.holds(at, from.len()) => file.write(at, from),
-            Backing::Mapped(..) | Backing::FileIo(_) | Backing::Message => {
-                return Err(SysErrno::FAULT);
-            }
+            Backing::FileIo(file) => file.write(at, from),
+            Backing::Mapped(..) | Backing::Message => return Err(SysErrno::FAULT),
         };
         // Also after an error, which a part may have gone before.
         self.dirty.mark(self.address.wrapping_add(at), from.len());

@@ -21,6 +21,7 @@ pub(super) fn disconnect<D: Device + ?Sized>(
     executor.stop_logging();
     executor.unmap_all(device, link);
     shared.irqs.disconnect();
+    shared.regions.disconnect();
     executor.disconnect_migration();
     shared.set_gate(Gate::Open);
     context::run(shared, Inside::Callback, || device.reset(Reset::ConnectionLost));
