@@ -191,6 +191,9 @@ impl Executor {
             Request::DeviceGetIrqInfo(r) => irq_info(&self.shared.irqs, r.index)?.emit(out),
             Request::DeviceSetIrqs(r) => self.set_irqs(&r, fds)?,
             Request::DeviceReset => self.reset(device, call.link, Reset::Device),
+            Request::DeviceFeature(r) if Self::is_logging(r.op.feature()) => {
+                self.logging(&r, out)?;
+            }
             Request::DeviceFeature(r) => self.feature(device, &r, out)?,
             Request::MigDataRead(r) => self.mig_data_read(device, r, out)?,
             Request::MigDataWrite(r) => self.mig_data_write(device, &r)?,
