@@ -21,7 +21,12 @@ enum Segment {
 
 impl Context {
     /// Checks an access; gives the region.
-    pub(crate) fn check_access(&self, region: u32, offset: u64, count: u64) -> Result<usize, c_int> {
+    pub(crate) fn check_access(
+        &self,
+        region: u32,
+        offset: u64,
+        count: u64,
+    ) -> Result<usize, c_int> {
         let index = usize::try_from(region).ok().filter(|i| *i < REGIONS).ok_or(EINVAL)?;
         let setup = self.setup();
         let end = offset.checked_add(count).ok_or(EINVAL)?;
@@ -51,7 +56,11 @@ impl Context {
         if region != CONFIG || flags & FLAG_ALWAYS_CB != 0 {
             return self.call(access.ok_or(EINVAL)?, offset, data, is_write);
         }
-        if is_write { self.write_config(offset as usize, data) } else { self.read_config(offset as usize, data) }
+        if is_write {
+            self.write_config(offset as usize, data)
+        } else {
+            self.read_config(offset as usize, data)
+        }
     }
 
     /// Has the program make an access.
@@ -66,7 +75,9 @@ impl Context {
         let moved = self.station().handle(|| {
             checked(|| {
                 // SAFETY: the program's callback, with `len` bytes that it may read and write.
-                let n = unsafe { access(self.as_ptr(), data.as_mut_ptr().cast(), len, offset, is_write) };
+                let n = unsafe {
+                    access(self.as_ptr(), data.as_mut_ptr().cast(), len, offset, is_write)
+                };
                 n as i64
             })
         })?;

@@ -329,7 +329,11 @@ pub unsafe extern "C" fn vfu_pci_find_next_capability(
         if !ctx.config.exists() {
             return Err(EINVAL);
         }
-        if extended { find_extended(ctx, size, position, id) } else { find(ctx, size, position, id) }
+        if extended {
+            find_extended(ctx, size, position, id)
+        } else {
+            find(ctx, size, position, id)
+        }
     })
 }
 

@@ -2,9 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use crate::ctx::{
-    Context, FLAG_ATTACH_NB, FLAG_REENTRANT, FLAG_THREAD_SAFE, context, lock,
-};
+use crate::ctx::{Context, FLAG_ATTACH_NB, FLAG_REENTRANT, FLAG_THREAD_SAFE, context, lock};
 use crate::errno::{EINVAL, ENOTSUP, entry, quiet};
 use crate::listen::Listener;
 use crate::types::Ctx;

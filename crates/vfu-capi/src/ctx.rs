@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) irqs: Irqs,
     pub(crate) setup: Mutex<Setup>,
     pub(crate) limits: Mutex<Limits>,
+    /// The page size of the log that the client started.
+    pub(crate) logging: Mutex<Option<u64>>,
     station: OnceLock<Station>,
     /// The client that is attached.
     session: Mutex<Option<Session>>,
@@ -77,6 +79,7 @@ impl Context {
                 max_message: MAX_TRANSFER as usize + 32,
                 ..Limits::default()
             }),
+            logging: Mutex::new(None),
             station: OnceLock::new(),
             session: Mutex::new(None),
             opening: Mutex::new(None),

@@ -91,7 +91,8 @@ impl Context {
                 // The first bad one ends it; the reply says how far it came.
                 let made = writes.iter().map_while(|write| {
                     let (offset, region) = (write.offset(), write.region());
-                    self.region_write(&RegionWriteRequest { offset, region, data: write.data() }).ok()
+                    self.region_write(&RegionWriteRequest { offset, region, data: write.data() })
+                        .ok()
                 });
                 WriteMultiReply { count: made.count() as u64 }.emit(out);
                 Ok(())

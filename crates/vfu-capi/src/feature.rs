@@ -108,7 +108,8 @@ impl Context {
         let write = callbacks.write_data.ok_or(EINVAL)?;
         let taken = self.station().handle(|| {
             // SAFETY: the program's callback, with bytes of its own.
-            checked(|| unsafe { write(self.as_ptr(), data.as_mut_ptr().cast(), data.len() as u64) } as i64)
+            checked(|| unsafe { write(self.as_ptr(), data.as_mut_ptr().cast(), data.len() as u64) }
+                as i64)
         })?;
         if taken == data.len() as i64 { Ok(()) } else { Err(EINVAL) }
     }

@@ -120,7 +120,8 @@ impl Irqs {
         let index = irq_type(request.index as c_int)?;
         let mut state = lock(&self.0);
         let count = state.vectors[index].len();
-        let (start, end) = (request.start as usize, request.start as usize + request.count as usize);
+        let (start, end) =
+            (request.start as usize, request.start as usize + request.count as usize);
         if end > count || (start >= count && !request.disables()) {
             return Err(EINVAL);
         }

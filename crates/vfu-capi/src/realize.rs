@@ -2,9 +2,7 @@
 
 use std::ffi::c_int;
 
-use crate::config::{
-    BAR0, CONVENTIONAL, INTERRUPT_PIN, STATUS, STATUS_CAPS,
-};
+use crate::config::{BAR0, CONVENTIONAL, INTERRUPT_PIN, STATUS, STATUS_CAPS};
 use crate::ctx::{Context, context};
 use crate::errno::entry;
 use crate::setup::{

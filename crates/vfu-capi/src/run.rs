@@ -181,7 +181,9 @@ impl Context {
             }
             // Sets, and features with bit 1: programs rely on the state, and on the start and stop of
             // logging.
-            Some(Name::DeviceFeature) => number(4).is_some_and(|f| f & (1 << 17) != 0 || f & 2 != 0),
+            Some(Name::DeviceFeature) => {
+                number(4).is_some_and(|f| f & (1 << 17) != 0 || f & 2 != 0)
+            }
             _ => false,
         }
     }

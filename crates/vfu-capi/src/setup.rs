@@ -190,7 +190,9 @@ impl Setup {
     fn check_bar(&self, bar: usize, size: u64, flags: u32) -> Result<(), &'static str> {
         let least = if flags & FLAG_MEM != 0 { 16 } else { 4 };
         if size != 0 && (!size.is_power_of_two() || size < least) {
-            return Err("the size of a BAR is a power of two, at least 16 for memory and 4 for I/O");
+            return Err(
+                "the size of a BAR is a power of two, at least 16 for memory and 4 for I/O",
+            );
         }
         let wide = |index: usize| self.regions[index].flags & FLAG_64_BITS != 0;
         if bar % 2 == 1 && (flags & FLAG_64_BITS != 0 || wide(bar - 1)) {
@@ -208,10 +210,7 @@ impl Setup {
 /// # Safety
 /// As the header says.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vfu_setup_device_reset_cb(
-    ctx: *mut Ctx,
-    reset: Option<ResetFn>,
-) -> c_int {
+pub unsafe extern "C" fn vfu_setup_device_reset_cb(ctx: *mut Ctx, reset: Option<ResetFn>) -> c_int {
     entry(-1, || {
         context!(ctx).setup().reset = reset;
         Ok(0)

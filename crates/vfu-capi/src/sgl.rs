@@ -9,9 +9,7 @@ use vfu::DmaError;
 use vfu::raw::{Command, Direct, Serve, Session, View};
 
 use crate::ctx::{Context, FLAG_REENTRANT, context};
-use crate::errno::{
-    self, EACCES, EFAULT, EINVAL, ENOENT, ENOTSUP, EPERM, entry, quiet,
-};
+use crate::errno::{self, EACCES, EFAULT, EINVAL, ENOENT, ENOTSUP, EPERM, entry, quiet};
 use crate::memory::{PROT_READ, PROT_WRITE};
 use crate::types::{Ctx, IoVec, Sg};
 
@@ -160,12 +158,7 @@ pub unsafe extern "C" fn vfu_sgl_mark_dirty(ctx: *mut Ctx, sgl: *mut Sg, count: 
 /// # Safety
 /// As the header says.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vfu_sgl_put(
-    ctx: *mut Ctx,
-    sgl: *mut Sg,
-    _iov: *mut IoVec,
-    count: usize,
-) {
+pub unsafe extern "C" fn vfu_sgl_put(ctx: *mut Ctx, sgl: *mut Sg, _iov: *mut IoVec, count: usize) {
     // SAFETY: the caller's promise is the same.
     unsafe { vfu_sgl_mark_dirty(ctx, sgl, count) };
 }
@@ -201,9 +194,7 @@ pub unsafe extern "C" fn vfu_sgl_read(
         let (sg, direct) = ctx.one(sgl, count, data, flags)?;
         // SAFETY: the program has room for the entry's bytes, which nobody else touches.
         let to = unsafe { std::slice::from_raw_parts_mut(data.cast::<u8>(), sg.len as usize) };
-        ctx.waiting(|serve| {
-            ctx.station().read(sg.address + sg.offset, to, direct, serve)
-        })
+        ctx.waiting(|serve| ctx.station().read(sg.address + sg.offset, to, direct, serve))
     })
 }
 
@@ -227,9 +218,7 @@ pub unsafe extern "C" fn vfu_sgl_write(
         }
         // SAFETY: the program holds the entry's bytes there, and does not change them meanwhile.
         let from = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), sg.len as usize) };
-        ctx.waiting(|serve| {
-            ctx.station().write(sg.address + sg.offset, from, direct, serve)
-        })
+        ctx.waiting(|serve| ctx.station().write(sg.address + sg.offset, from, direct, serve))
     })
 }
 

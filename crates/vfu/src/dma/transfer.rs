@@ -131,8 +131,7 @@ impl<'a> Transfer<'a> {
         if self.how == How::Messages || matches!(lease.backing, Backing::Message) {
             let live = self.shared.live().ok_or(DmaError::NotConnected)?;
             let (range, region) = (self.done..end, lease.region().clone());
-            let mut pipeline =
-                Pipeline::new(self.shared, epoch, live, region, self.address, range);
+            let mut pipeline = Pipeline::new(self.shared, epoch, live, region, self.address, range);
             pipeline.one_by_one = self.one_by_one;
             self.messages = Some(pipeline);
             return Ok(true);

@@ -152,7 +152,8 @@ impl Link {
             if !ready[channel as usize] {
                 continue;
             }
-            let most = if self.exact.load(Ordering::Relaxed) { framer.missing() } else { usize::MAX };
+            let most =
+                if self.exact.load(Ordering::Relaxed) { framer.missing() } else { usize::MAX };
             let space = framer.space();
             let most = most.clamp(1, space.len());
             match self.socket(channel).recv(&mut space[..most], &mut reading.fds, wait) {

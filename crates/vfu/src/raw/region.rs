@@ -65,7 +65,12 @@ impl View<'_> {
 
     /// The device has written `len` bytes from `offset` of the mapping, past this library.
     pub fn mark(&self, offset: u64, len: u64) {
-        let _ = (offset, len);
+        if let Some(pages) = self.0.logged() {
+            pages.mark(
+                self.0.address.wrapping_add(offset),
+                usize::try_from(len).unwrap_or(usize::MAX),
+            );
+        }
     }
 
     /// Where it is in this process, if it was mapped.

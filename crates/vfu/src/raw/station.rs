@@ -9,9 +9,11 @@ use vfu_proto::wire::{DmaMap, Errno};
 
 use super::region::{Region, View};
 use crate::context::{self, Inside};
+use crate::dma::dirty::{Grid, Picture};
 use crate::dma::{self, Inserted};
 use crate::irq::{EventFd, Irqs};
 use crate::pci::Pci;
+use crate::server::{Asked, Regions};
 use crate::shared::Shared;
 use crate::sync::Mutex;
 
@@ -26,7 +28,9 @@ impl Station {
     pub fn new(limits: &Limits) -> Station {
         let config = Pci::endpoint(0, 0).build().expect("a function without anything is possible");
         let irqs = Irqs::new([0; 5]);
-        Station { shared: Arc::new(Shared::new(config, irqs, false, limits.handler_timeout)) }
+        let regions = Regions::new(&config, Asked::default()).expect("nothing was asked for");
+        let (timeout, regions) = (limits.handler_timeout, Arc::new(regions));
+        Station { shared: Arc::new(Shared::new(config, irqs, false, timeout, regions)) }
     }
 
     /// Runs `f` as a handler of an access: it may wait for DMA.
@@ -50,6 +54,9 @@ impl Station {
     /// What DMA_MAP answers.
     pub fn map(&self, map: &DmaMap, fd: Option<OwnedFd>, limit: usize) -> Result<bool, Errno> {
         let region = dma::Region::new(map, fd)?;
+        if let Some(pages) = region.logged() {
+            self.shared.dirty.admit(pages);
+        }
         Ok(self.shared.table.insert(region, limit)? == Inserted::New)
     }
 
@@ -72,6 +79,48 @@ impl Station {
         if let Some(live) = self.shared.live() {
             live.link.cancel(Some((address, size)));
         }
+    }
+
+    /// Logs from now on which pages the device writes; gives the page size, which is at least 4 KiB.
+    ///
+    /// # Errors
+    /// `EINVAL`: it does so already, with another page size, or the page size is no power of two.
+    pub fn start_logging(&self, page_size: u64) -> Result<u64, Errno> {
+        let regions = self.shared.table.all();
+        self.shared.dirty.start(page_size, regions.iter().filter_map(|region| region.logged()))
+    }
+
+    /// Logs no more, and forgets.
+    pub fn stop_logging(&self) {
+        let regions = self.shared.table.all();
+        self.shared.dirty.stop(regions.iter().filter_map(|region| region.logged()));
+    }
+
+    /// Whether pages are logged.
+    pub fn is_logging(&self) -> bool {
+        self.shared.dirty.page_size().is_some()
+    }
+
+    /// Adds to `bits` which pages of a mapping's first `length` bytes were written, and forgets that:
+    /// one for each `page_size` bytes. There are as many as fit into whole 64-bit words.
+    ///
+    /// # Errors
+    /// `EINVAL`: the page size is no power of two, or `bits` has another length.
+    pub fn report(
+        &self,
+        region: &Region,
+        length: u64,
+        page_size: u64,
+        bits: &mut [u8],
+    ) -> Result<(), Errno> {
+        let grid = Grid::new(region.0.address, length, page_size).ok_or(Errno::EINVAL)?;
+        if grid.bitmap_len() != bits.len() as u64 {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(pages) = region.0.logged() {
+            pages.report(&mut Picture::new(grid, bits));
+        }
+        Ok(())
     }
 
     /// A reset: DMA by message that is under way ends.

@@ -18,12 +18,18 @@ use crate::link::{Link, Message};
 const MINOR: u16 = 1;
 /// Descriptors that we take with one message. QEMU refuses to hear of more than 16.
 const MAX_FDS: u32 = 16;
+/// The most descriptors that Linux sends with one message (SCM_MAX_FD).
+const MAX_SENT_FDS: u32 = 253;
 
 /// What both sides agreed on.
 #[derive(Debug)]
 pub(crate) struct Agreed {
     /// The most data that a message to or from the client may carry, in bytes.
     pub(crate) max_transfer: usize,
+    /// Descriptors that the client takes with one message.
+    pub(crate) max_fds: usize,
+    /// REGION_WRITE_MULTI may be used.
+    pub(crate) write_multiple: bool,
 }
 
 /// What a server can do, whatever the client proposes.
@@ -121,7 +127,9 @@ pub(crate) fn answer(link: &Link, offer: &Offer, first: &Message) -> Result<Agre
     let theirs = proposed.caps.max_data_xfer_size.unwrap_or(DEFAULT_MAX_DATA_XFER_SIZE);
     let max_transfer = theirs.min(offer.max_transfer) as usize;
     info!(minor = reply.minor, max_transfer, twin = has_twin, "client connected");
-    Ok(Agreed { max_transfer })
+    let max_fds = proposed.caps.max_msg_fds.unwrap_or(DEFAULT_MAX_MSG_FDS).min(MAX_SENT_FDS);
+    let write_multiple = reply.caps.write_multiple == Some(true);
+    Ok(Agreed { max_transfer, max_fds: max_fds as usize, write_multiple })
 }
 
 /// Both ends of a second socket, if the client can take one and we want it.
