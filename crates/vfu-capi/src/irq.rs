@@ -68,10 +68,6 @@ impl State {
         }
     }
 
-    pub(crate) fn msix(&mut self) -> &mut [Vector] {
-        &mut self.vectors[MSIX]
-    }
-
     /// The type that a device's interrupt goes to: what the client has given eventfds.
     fn in_use(&self) -> usize {
         let used = |index: &usize| self.vectors[*index].iter().any(|v| v.event.is_some());

@@ -32,7 +32,7 @@ mod tests {
         for count in [1, 64, 4096, 65535, 1000 * 1000, 1 << 20, u32::MAX as usize] {
             assert!(!is_code(count), "{count}");
         }
-        assert!(is_code(is_code as usize));
+        assert!(is_code(is_code as *const () as usize));
         let data = 1u8;
         assert!(!is_code(std::ptr::from_ref(&data) as usize));
     }
