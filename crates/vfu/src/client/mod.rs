@@ -6,6 +6,7 @@ mod error;
 mod handshake;
 mod memory;
 mod migration;
+mod moving;
 mod regions;
 mod service;
 
@@ -21,6 +22,7 @@ use crate::link::Link;
 pub use builder::ClientBuilder;
 pub use error::ClientError;
 pub use memory::{DmaMemory, Memory};
+pub use moving::{Migrate, MigrateError, MigrateStep, Moved, Progress, Side};
 pub use regions::{RegionDetails, RegionMmap};
 
 use memory::Maps;
