@@ -65,7 +65,7 @@ pub use client::Client;
 pub use device::{Access, Device, DmaRange, Fault, Reset};
 pub use dma::{Dma, DmaError};
 pub use handle::Handle;
-pub use irq::{Intx, IrqError, IrqIndex, Vector};
+pub use irq::{Coalescing, DeviceError, Intx, IrqError, IrqIndex, Notice, Vector};
 pub use pci::{Bar, Pci, Pin};
 pub use quiesce::{Quiesce, Quiescing};
 pub use reentrant::{Reentrant, SharedDevice};

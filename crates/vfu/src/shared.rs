@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::context::{self, Inside};
 use crate::dma::{DmaError, Table};
-use crate::irq::Irqs;
+use crate::irq::{Gates, Irqs};
 use crate::link::{Asker, Link, Reenter};
 use crate::pci::{ConfigSpace, PowerState};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -87,7 +87,7 @@ impl Shared {
         needs_bus_master: bool,
         handler_timeout: Option<Duration>,
     ) -> Self {
-        Shared {
+        let shared = Shared {
             table: Table::default(),
             irqs,
             bus_master: AtomicBool::new(config.bus_master()),
@@ -99,7 +99,9 @@ impl Shared {
             reentry: OnceLock::new(),
             handler_timeout,
             live: RwLock::new(None),
-        }
+        };
+        shared.follow();
+        shared
     }
 
     pub(crate) fn config(&self) -> MutexGuard<'_, ConfigSpace> {
@@ -111,6 +113,7 @@ impl Shared {
         // The pin first: a raise that comes late then finds that the device wants none.
         self.irqs.reset();
         self.config().reset();
+        self.follow();
     }
 
     /// Whether the device may send memory requests and messages.
@@ -146,9 +149,31 @@ impl Shared {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Does what configuration space says: whether the device may master the bus.
-    pub(crate) fn follow(&self, config: &ConfigSpace) {
-        self.set_bus_master(config.bus_master() && config.power_state() == PowerState::D0);
+    /// Does what configuration space says: whether the device may master the bus, and which
+    /// interrupts get out.
+    pub(crate) fn follow(&self) {
+        self.irqs.configure(|| {
+            let config = self.config();
+            self.set_bus_master(config.bus_master() && config.power_state() == PowerState::D0);
+            Gates {
+                master: self.may_master(),
+                pin_disabled: config.intx_disabled(),
+                msi: config.msi(),
+                msix: config.msix(),
+            }
+        });
+    }
+
+    /// Configuration space for somebody who reads it: with the Pending Bits of MSI as they are now.
+    pub(crate) fn config_now(&self) -> MutexGuard<'_, ConfigSpace> {
+        let pending = self.irqs.msi_pending();
+        let mut config = self.config();
+        if let Some(msi) = config.msi().filter(|msi| msi.pending != pending) {
+            for vector in 0..msi.vectors_supported {
+                config.set_msi_pending(vector, pending >> vector & 1 != 0);
+            }
+        }
+        config
     }
 
     /// What a DMA that failed with `e` failed of: without a client all else is a consequence.

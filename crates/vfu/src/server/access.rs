@@ -1,6 +1,6 @@
 //! Accesses to regions: configuration space, ROM and MSI-X are the library's, the rest the device's.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use tracing::{debug, trace};
 use vfu_proto::wire::{Errno, RegionReadReply, RegionReadRequest, RegionWriteRequest};
@@ -12,14 +12,6 @@ use crate::answer::Defer;
 use crate::context::{self, Inside};
 use crate::device::{Access, Device, Reset};
 use crate::link::Link;
-use crate::pci::MsixTable;
-use crate::sync::Mutex;
-
-/// A place in the memory of MSI-X, in bytes from its start.
-enum Msix {
-    Table(u64),
-    Pba(u64),
-}
 
 impl Executor {
     /// Checks that an access lies in its region and is not too large.
@@ -47,16 +39,10 @@ impl Executor {
         let data = &mut out[start..];
         if data.is_empty() {
         } else if region == CONFIG_REGION {
-            self.shared.config().read(offset as usize, data);
+            self.shared.config_now().read(offset as usize, data);
         } else if region == ROM_REGION {
             self.shared.config().read_rom(offset, data);
-        } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
-            let table = table.lock().unwrap_or_else(PoisonError::into_inner);
-            match place {
-                Msix::Table(at) => table.read(at, data),
-                Msix::Pba(at) => table.read_pba(at, data),
-            }
-        } else {
+        } else if !self.shared.irqs.msix_read(region, offset, data) {
             let mut defer = Defer::read(call.link, call.header, *request);
             let at = Access { region, offset };
             let result = context::run(&self.shared, Inside::Handler, || {
@@ -106,10 +92,7 @@ impl Executor {
             debug!(offset, len = data.len(), "write to the ROM dropped");
         } else if region == CONFIG_REGION {
             self.config_write(device, link, offset as usize, data);
-        } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
-            if let Msix::Table(at) = place {
-                table.lock().unwrap_or_else(PoisonError::into_inner).write(at, data);
-            }
+        } else if self.shared.irqs.msix_write(region, offset, data) {
         } else if self.shared.is_stopped() {
             debug!(region, offset, "write to a device that is stopped");
         } else {
@@ -132,65 +115,14 @@ impl Executor {
         offset: usize,
         data: &[u8],
     ) {
-        let mut config = self.shared.config();
-        let effects = config.write(offset, data);
+        let effects = self.shared.config().write(offset, data);
         if effects.is_empty() {
             return;
         }
-        self.shared.follow(&config);
-        let intx_disabled = config.intx_disabled();
-        drop(config);
-        if effects.intx_disable_changed {
-            self.shared.irqs.disable_pin(intx_disabled);
-        }
+        self.shared.follow();
         // Out of D3hot without No_Soft_Reset is the same to the function (PM 5.4.1).
         if effects.flr || effects.soft_reset {
             self.reset(device, link, Reset::FunctionLevel);
         }
-    }
-
-    /// Where in the MSI-X table or PBA an access lies, if it does.
-    fn msix_at(&self, region: u32, offset: u64, len: usize) -> Option<(&Mutex<MsixTable>, Msix)> {
-        let (state, table) = self.msix.as_ref()?;
-        let inside = |(bar, start): (usize, u64), size: u64| {
-            let at = (bar == region as usize).then(|| offset.checked_sub(start)).flatten()?;
-            at.checked_add(len as u64).filter(|end| *end <= size).map(|_| at)
-        };
-        if let Some(at) = inside(state.table, state.table_len()) {
-            return Some((table, Msix::Table(at)));
-        }
-        let at = inside(state.pba, state.pba_len())?;
-        Some((table, Msix::Pba(at)))
-    }
-
-    /// The MSI-X table, then the pending bits; nothing if there are none.
-    pub(super) fn save_msix(&self) -> Vec<u8> {
-        let Some((state, table)) = &self.msix else { return Vec::new() };
-        let table = table.lock().unwrap_or_else(PoisonError::into_inner);
-        let (len, pba) = (state.table_len() as usize, state.pba_len() as usize);
-        let mut bytes = vec![0; len + pba];
-        let (entries, pending) = bytes.split_at_mut(len);
-        table.read(0, entries);
-        table.read_pba(0, pending);
-        bytes
-    }
-
-    /// Puts back what [`save_msix`](Self::save_msix) gave. `None`: it was another table's.
-    pub(super) fn load_msix(&self, bytes: &[u8]) -> Option<()> {
-        let Some((state, table)) = &self.msix else { return bytes.is_empty().then_some(()) };
-        let (entries, pending) = bytes.split_at_checked(state.table_len() as usize)?;
-        if pending.len() as u64 != state.pba_len() {
-            return None;
-        }
-        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.reset();
-        table.write(0, entries);
-        for vector in 0..state.vectors {
-            let byte = pending.get(usize::from(vector) / 8)?;
-            if byte & 1 << (vector % 8) != 0 {
-                table.set_pending(vector);
-            }
-        }
-        Some(())
     }
 }

@@ -14,7 +14,7 @@ use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
 use crate::handle::Handle;
-use crate::irq::Irqs;
+use crate::irq::{Coalescing, Irqs};
 use crate::pci::{BARS, ConfigSpace, Pci, PciError};
 use crate::reentrant::{Reentrant, SharedDevice};
 use crate::shared::Shared;
@@ -50,6 +50,7 @@ pub struct Builder {
     settings: Settings,
     shared: [Option<Shareable>; BARS],
     bus_master_gate: bool,
+    coalescing: Option<Coalescing>,
 }
 
 impl Builder {
@@ -64,6 +65,7 @@ impl Builder {
             },
             shared: Default::default(),
             bus_master_gate: true,
+            coalescing: None,
         }
     }
 
@@ -91,6 +93,13 @@ impl Builder {
     /// Default: yes.
     pub fn bus_master_gate(mut self, gate: bool) -> Self {
         self.bus_master_gate = gate;
+        self
+    }
+
+    /// How often each vector of MSI-X and MSI signals at most. Default: whenever it is raised. A device
+    /// may choose otherwise for a vector: [`Vector::coalesce`](crate::Vector::coalesce).
+    pub fn coalesce(mut self, rule: Coalescing) -> Self {
+        self.coalescing = Some(rule);
         self
     }
 
@@ -131,21 +140,15 @@ impl Builder {
             warn!("the expansion ROM does not begin with 0x55 0xaa; firmware and Linux ignore it");
         }
         let regions = Regions::new(&config, self.shared)?;
-        let irqs = Irqs::new([
-            u32::from(config.interrupt_pin().is_some()),
-            config.msi().map_or(0, |msi| u32::from(msi.vectors_supported)),
-            config.msix().map_or(0, |msix| u32::from(msix.vectors)),
-            1,
-            1,
-        ]);
-        let msix = config.msix();
+        let irqs = Irqs::of(&config);
+        irqs.coalesce(None, self.coalescing);
         let shared = Arc::new(Shared::new(
             config,
             irqs,
             self.bus_master_gate,
             self.settings.limits.handler_timeout,
         ));
-        let executor = Arc::new(Executor::new(shared.clone(), regions, msix, &self.settings));
+        let executor = Arc::new(Executor::new(shared.clone(), regions, &self.settings));
         Ok(Bound { shared, executor, source, settings: self.settings })
     }
 }

@@ -251,8 +251,8 @@ impl Executor {
     /// What the library owns of the device's state.
     fn library(&self) -> Library {
         Library {
-            config: self.shared.config().to_vec(),
-            msix: self.save_msix(),
+            config: self.shared.config_now().to_vec(),
+            msix: self.shared.irqs.save_msix(),
             irqs: self.shared.irqs.save(),
         }
     }
@@ -261,14 +261,11 @@ impl Executor {
         let refuse = |e: &dyn std::fmt::Display| LoadError(e.to_string());
         let (vendor, id) = self.ids();
         let image = Image::parse(bytes, vendor, id).map_err(|e| refuse(&e))?;
-        let mut config = self.shared.config();
-        config.restore(&image.library.config).map_err(|e| refuse(&e))?;
-        self.shared.follow(&config);
-        let pin_disabled = config.intx_disabled();
-        drop(config);
-        self.load_msix(&image.library.msix).ok_or_else(|| refuse(&"another MSI-X table"))?;
-        self.shared.irqs.load(&image.library.irqs).ok_or_else(|| refuse(&"other interrupts"))?;
-        self.shared.irqs.disable_pin(pin_disabled);
+        self.shared.config().restore(&image.library.config).map_err(|e| refuse(&e))?;
+        self.shared.follow();
+        let irqs = &self.shared.irqs;
+        irqs.load_msix(&image.library.msix).ok_or_else(|| refuse(&"another MSI-X table"))?;
+        irqs.load(&image.library.irqs).ok_or_else(|| refuse(&"other interrupts"))?;
         if let Some((version, early)) = &image.early {
             device.load_early(*version, early)?;
         }

@@ -12,7 +12,7 @@ use crate::shared::Shared;
 
 fn shared() -> Arc<Shared> {
     let config = Pci::endpoint(1, 2).intx(Pin::A).build().unwrap();
-    Arc::new(Shared::new(config, Irqs::new([1, 0, 0, 0, 0]), false, None))
+    Arc::new(Shared::new(config, Irqs::new([1, 0, 0, 0, 0], None), false, None))
 }
 
 /// Interrupt Status, and whether the pin is up.
