@@ -31,8 +31,6 @@ mod eventfd;
 mod fence;
 mod gates;
 mod intx;
-#[cfg(all(test, loom))]
-mod loom_tests;
 mod moving;
 mod msix;
 mod notice;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How often a vector signals at most.
 ///
-/// A vector that was quiet for `interval` signals at once. What is raised less than `interval` after
+/// A vector that was quiet for `interval`, or whose rule is new, signals at once. What is raised less than `interval` after
 /// that is held, and signalled when the interval is over, once for all of it; so the last
 /// interrupt is never lost, and late by `interval` at most. As soon as `max_held` are held they are
 /// signalled without waiting for that.
@@ -59,6 +59,10 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    pub(super) fn new(rule: Option<Coalescing>) -> Pace {
+        Pace { rule, ..Pace::default() }
+    }
+
     /// An interrupt is raised.
     pub(super) fn raise(&mut self, now: Duration) -> Verdict {
         let Some(rule) = self.rule else { return Verdict::Now };
@@ -105,8 +109,7 @@ mod tests {
     }
 
     fn pace(max_held: u32) -> Pace {
-        let rule = Some(Coalescing::every(at(100)).max_held(max_held));
-        Pace { rule, ..Pace::default() }
+        Pace::new(Some(Coalescing::every(at(100)).max_held(max_held)))
     }
 
     #[test]
@@ -152,8 +155,7 @@ mod tests {
 
     #[test]
     fn an_interval_without_end() {
-        let rule = Some(Coalescing::every(Duration::MAX));
-        let mut pace = Pace { rule, ..Pace::default() };
+        let mut pace = Pace::new(Some(Coalescing::every(Duration::MAX)));
         assert_eq!(pace.raise(at(1)), Verdict::Now);
         assert_eq!(pace.raise(at(2)), Verdict::At(Duration::MAX));
     }

@@ -156,9 +156,9 @@ impl Irqs {
         for index in [IrqIndex::Msi, IrqIndex::Msix] {
             let vectors = state.vectors[index as usize].iter_mut().enumerate();
             for (_, chosen) in vectors.filter(|(i, _)| vector.is_none_or(|v| v as usize == *i)) {
-                // What was held by the old rule is signalled by none.
+                // What was held by the old rule is signalled, and the next one too.
                 chosen.pending |= chosen.pace.take_held();
-                chosen.pace.rule = rule;
+                chosen.pace = Pace::new(rule);
             }
             state.settle(index, 0..usize::MAX, now);
         }
@@ -391,3 +391,6 @@ impl State {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -57,11 +57,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Executor {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        regions: Regions,
-        settings: &Settings,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, regions: Regions, settings: &Settings) -> Self {
         Executor {
             shared,
             regions,
