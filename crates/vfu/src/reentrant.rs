@@ -1,11 +1,14 @@
 //! Devices whose handlers may be called while one of them waits.
 
+use std::fmt;
 use std::sync::Arc;
 
 use vfu_proto::wire::Errno;
 
 use crate::answer::Defer;
-use crate::device::{Access, Device, DmaRange, Fault, Reset};
+use crate::device::{Access, Device, DmaRange, Fault, Reset, forward_device};
+use crate::migration::Migration;
+use crate::pci::PowerState;
 use crate::quiesce::Quiesce;
 
 /// A device that is called by `&self`: while a handler waits for DMA by message, the commands that
@@ -69,9 +72,26 @@ pub trait SharedDevice: Send + Sync {
     /// See [`Device::resume`].
     fn resume(&self) {}
 
+    /// What saves and loads the device, if it can be moved: something that shares its state. It may
+    /// be asked for while a handler waits, and more than once. Default: it can't.
+    ///
+    /// A handler that waits for DMA when the device is stopped finds it canceled after the device has
+    /// been saved: what it was about to do has to be a part of the state.
+    fn migration(&self) -> Option<Box<dyn Migration + Send + Sync>> {
+        None
+    }
+
+    /// See [`Device::connected`].
+    fn connected(&self) {}
+
     /// See [`Device::reset`].
     fn reset(&self, kind: Reset) {
         let _ = kind;
+    }
+
+    /// See [`Device::power_changed`].
+    fn power_changed(&self, from: PowerState, to: PowerState) {
+        let _ = (from, to);
     }
 
     /// See [`Device::dma_mapped`].
@@ -92,17 +112,27 @@ pub trait SharedDevice: Send + Sync {
 
 /// A [`SharedDevice`] where a [`Device`] is wanted.
 #[derive(Debug)]
-pub struct Reentrant<D>(Arc<D>);
+pub struct Reentrant<D>(Arc<D>, Mover);
+
+/// What the device has last given to be moved by.
+#[derive(Default)]
+struct Mover(Option<Box<dyn Migration + Send + Sync>>);
+
+impl fmt::Debug for Mover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mover")
+    }
+}
 
 impl<D> Clone for Reentrant<D> {
     fn clone(&self) -> Self {
-        Reentrant(self.0.clone())
+        Reentrant(self.0.clone(), Mover::default())
     }
 }
 
 impl<D> Reentrant<D> {
     pub(crate) fn new(device: D) -> Self {
-        Reentrant(Arc::new(device))
+        Reentrant(Arc::new(device), Mover::default())
     }
 
     /// The device itself.
@@ -112,53 +142,10 @@ impl<D> Reentrant<D> {
 }
 
 impl<D: SharedDevice> Device for Reentrant<D> {
-    fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
-        self.0.region_read(at, data)
-    }
+    forward_device!(self => self.0);
 
-    fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
-        self.0.region_write(at, data)
-    }
-
-    fn region_read_or_defer(
-        &mut self,
-        at: Access,
-        data: &mut [u8],
-        defer: &mut Defer<'_>,
-    ) -> Result<(), Fault> {
-        self.0.region_read_or_defer(at, data, defer)
-    }
-
-    fn region_write_or_defer(
-        &mut self,
-        at: Access,
-        data: &[u8],
-        defer: &mut Defer<'_>,
-    ) -> Result<(), Fault> {
-        self.0.region_write_or_defer(at, data, defer)
-    }
-
-    fn quiesce(&mut self, quiesce: &mut Quiesce<'_>) -> Result<(), Errno> {
-        self.0.quiesce(quiesce)
-    }
-
-    fn resume(&mut self) {
-        self.0.resume();
-    }
-
-    fn reset(&mut self, kind: Reset) {
-        self.0.reset(kind);
-    }
-
-    fn dma_mapped(&mut self, range: DmaRange) {
-        self.0.dma_mapped(range);
-    }
-
-    fn dma_unmapping(&mut self, range: DmaRange) {
-        self.0.dma_unmapping(range);
-    }
-
-    fn dma_unmapped(&mut self, range: DmaRange) {
-        self.0.dma_unmapped(range);
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        self.1.0 = self.0.migration();
+        self.1.0.as_deref_mut().map(|migration| migration as &mut dyn Migration)
     }
 }

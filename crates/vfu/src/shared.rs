@@ -4,10 +4,12 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::context::{self, Inside};
+use crate::dma::dirty::Log;
 use crate::dma::{DmaError, Table};
 use crate::irq::{Gates, Irqs};
 use crate::link::{Asker, Link, Reenter};
 use crate::pci::{ConfigSpace, PowerState};
+use crate::server::Regions;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 
@@ -21,11 +23,15 @@ const WINDOW: usize = 1 << 20;
 /// One device, from its making to its end; clients come and go.
 pub(crate) struct Shared {
     pub(crate) table: Table,
+    /// Dirty page logging of the session.
+    pub(crate) dirty: Log,
     pub(crate) irqs: Irqs,
     config: Mutex<ConfigSpace>,
     /// Bus Master Enable gates what the device sends.
     needs_bus_master: bool,
     bus_master: AtomicBool,
+    /// The function is in a power state other than D0.
+    asleep: AtomicBool,
     /// Resets so far: what began before one does not go on after it.
     epoch: AtomicU64,
     /// Whether the device may start DMA at all; a [`Gate`].
@@ -35,6 +41,7 @@ pub(crate) struct Shared {
     reentry: OnceLock<Arc<dyn Reenter>>,
     handler_timeout: Option<Duration>,
     live: RwLock<Option<Arc<Live>>>,
+    pub(crate) regions: Arc<Regions>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -60,6 +67,10 @@ pub(crate) struct Live {
     pub(crate) link: Arc<Link>,
     /// The most bytes of data that a message to or from the client may carry.
     pub(crate) max_transfer: usize,
+    /// Descriptors that the client takes with one message.
+    pub(crate) max_fds: usize,
+    /// REGION_WRITE_MULTI was agreed on.
+    pub(crate) write_multiple: bool,
 }
 
 impl Live {
@@ -86,11 +97,14 @@ impl Shared {
         irqs: Irqs,
         needs_bus_master: bool,
         handler_timeout: Option<Duration>,
+        regions: Arc<Regions>,
     ) -> Self {
         let shared = Shared {
             table: Table::default(),
+            dirty: Log::default(),
             irqs,
-            bus_master: AtomicBool::new(config.bus_master()),
+            bus_master: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             config: Mutex::new(config),
             needs_bus_master,
             epoch: AtomicU64::new(0),
@@ -99,6 +113,7 @@ impl Shared {
             reentry: OnceLock::new(),
             handler_timeout,
             live: RwLock::new(None),
+            regions,
         };
         shared.follow();
         shared
@@ -113,7 +128,6 @@ impl Shared {
         // The pin first: a raise that comes late then finds that the device wants none.
         self.irqs.reset();
         self.config().reset();
-        self.follow();
     }
 
     /// Whether the device may send memory requests and messages.
@@ -121,8 +135,14 @@ impl Shared {
         !self.needs_bus_master || self.bus_master.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_bus_master(&self, on: bool) {
-        self.bus_master.store(on, Ordering::Release);
+    /// Until configuration space is [followed](Self::follow) again.
+    pub(crate) fn stop_mastering(&self) {
+        self.bus_master.store(false, Ordering::Release);
+    }
+
+    /// Whether the function answers for its configuration space only (PM 5.4).
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Acquire)
     }
 
     /// Whether the device may start DMA now; gives the epoch in which it does.
@@ -149,15 +169,18 @@ impl Shared {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Does what configuration space says: whether the device may master the bus, and which
-    /// interrupts get out.
+    /// Does what configuration space says: whether the function is awake, may master the bus, and which
+    /// of its interrupts get out. The lock of configuration space must not be held: that of interrupts
+    /// comes before it.
     pub(crate) fn follow(&self) {
         self.irqs.configure(|| {
             let config = self.config();
-            self.set_bus_master(config.bus_master() && config.power_state() == PowerState::D0);
+            let awake = config.power_state() == PowerState::D0;
+            self.asleep.store(!awake, Ordering::Release);
+            self.bus_master.store(awake && config.bus_master(), Ordering::Release);
             Gates {
                 master: self.may_master(),
-                pin_disabled: config.intx_disabled(),
+                pin_disabled: !awake || config.intx_disabled(),
                 msi: config.msi(),
                 msix: config.msix(),
             }

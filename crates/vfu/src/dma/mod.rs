@@ -1,6 +1,7 @@
 //! The peer's memory, as the device reaches it.
 
 mod copy;
+pub(crate) mod dirty;
 mod future;
 mod lease;
 mod mapping;
@@ -17,7 +18,8 @@ use vfu_proto::wire::Errno;
 use crate::link::RequestError;
 use crate::shared::Shared;
 
-pub(crate) use region::{Backing, Region};
+pub(crate) use mapping::Mapping;
+pub(crate) use region::{Backing, File, Region};
 pub(crate) use table::{Inserted, Table};
 use transfer::{Buffer, Transfer};
 
@@ -50,8 +52,11 @@ pub enum DmaError {
         /// What was tried.
         direction: Direction,
     },
-    /// The driver has not set Bus Master Enable in the Command register.
-    #[error("the driver has not enabled bus mastering (Command register, bit 2)")]
+    /// The driver has not set Bus Master Enable in the Command register, or the function is not in D0.
+    #[error(
+        "the driver has not enabled bus mastering (Command register, bit 2), or has put the device \
+         to sleep"
+    )]
     BusMasterDisabled,
     /// The memory could not be reached: past the end of the peer's file, or an I/O error.
     #[error("the mapped file can't be accessed at {address:#x}: {errno}")]

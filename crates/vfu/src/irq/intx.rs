@@ -33,7 +33,7 @@ impl Intx {
     /// Sets the pin's level.
     pub fn set(&self, up: bool) {
         self.shared.irqs.want_pin(up);
-        if up && fence::after(&self.shared, Raise::Pin) {
+        if up && !self.shared.is_stopped() && fence::after(&self.shared, Raise::Pin) {
             return;
         }
         self.shared.irqs.follow_pin(up, |up| self.shared.config().set_interrupt_status(up));

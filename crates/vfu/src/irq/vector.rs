@@ -42,7 +42,8 @@ impl Vector {
         }
         let Some(live) = self.shared.live() else { return Err(IrqError::NotEnabled) };
         let raise = Raise::Message(self.vector);
-        if live.link.has_written() {
+        // Of a device that stops it waits in any case, and has to be there when that is saved.
+        if live.link.has_written() && !self.shared.is_stopped() {
             self.shared.irqs.check(index, self.vector)?;
             if fence::after_writes(&self.shared, &live, raise) {
                 return Ok(());

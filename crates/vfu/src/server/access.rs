@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::{debug, trace};
+use tracing::{debug, info, trace};
 use vfu_proto::wire::{Errno, RegionReadReply, RegionReadRequest, RegionWriteRequest};
 
 use super::executor::{Call, Executor, Outcome};
@@ -14,6 +14,11 @@ use crate::device::{Access, Device, Reset};
 use crate::link::Link;
 
 impl Executor {
+    /// Whether reads do not reach the device; writes do not reach any device that is stopped.
+    fn is_frozen(&self) -> bool {
+        self.shared.is_stopped() && self.moving.is_frozen()
+    }
+
     /// Checks that an access lies in its region and is not too large.
     fn check_access(&self, region: u32, offset: u64, count: u64) -> Result<(), Errno> {
         let size = self.regions.size(region)?;
@@ -40,9 +45,18 @@ impl Executor {
         if data.is_empty() {
         } else if region == CONFIG_REGION {
             self.shared.config_now().read(offset as usize, data);
+        } else if self.shared.is_asleep() {
+            debug!(region, offset, "read from a device that is not in D0");
         } else if region == ROM_REGION {
             self.shared.config().read_rom(offset, data);
-        } else if !self.shared.irqs.msix_read(region, offset, data) {
+        } else if self.shared.irqs.msix_read(region, offset, data) {
+        } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {
+            if let Err(e) = memory.read(offset, data) {
+                debug!(region, error = %e, "read of shared memory");
+            }
+        } else if self.is_frozen() {
+            debug!(region, offset, "read from a device that is being moved");
+        } else {
             let mut defer = Defer::read(call.link, call.header, *request);
             let at = Access { region, offset };
             let result = context::run(&self.shared, Inside::Handler, || {
@@ -88,13 +102,21 @@ impl Executor {
         self.check_access(region, offset, data.len() as u64)?;
         trace!(region, offset, ?data, "write");
         if data.is_empty() {
-        } else if region == ROM_REGION {
-            debug!(offset, len = data.len(), "write to the ROM dropped");
         } else if region == CONFIG_REGION {
             self.config_write(device, link, offset as usize, data);
+        } else if self.shared.is_asleep() {
+            debug!(region, offset, "write to a device that is not in D0");
+        } else if self.regions.is_read_only(region) {
+            debug!(region, offset, len = data.len(), "write to what is read-only dropped");
         } else if self.shared.irqs.msix_write(region, offset, data) {
         } else if self.shared.is_stopped() {
             debug!(region, offset, "write to a device that is stopped");
+        } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {
+            if let Err(e) = memory.write_by_message(offset, data) {
+                debug!(region, error = %e, "write to shared memory");
+            }
+        } else if let Some(doorbell) = self.regions.rung(region, offset, data) {
+            doorbell.ring();
         } else {
             let at = Access { region, offset };
             let result = context::run(&self.shared, Inside::Handler, || match defer {
@@ -120,9 +142,14 @@ impl Executor {
             return;
         }
         self.shared.follow();
-        // Out of D3hot without No_Soft_Reset is the same to the function (PM 5.4.1).
-        if effects.flr || effects.soft_reset {
+        if let Some((from, to)) = effects.power_state {
+            info!(?from, ?to, "power state");
+            context::run(&self.shared, Inside::Callback, || device.power_changed(from, to));
+        }
+        if effects.flr {
             self.reset(device, link, Reset::FunctionLevel);
+        } else if effects.soft_reset {
+            self.reset(device, link, Reset::D3HotToD0);
         }
     }
 }
