@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::shared::Shared;
 use fence::Raise;
 
+pub(crate) use eventfd::EventFd;
 pub(crate) use table::Irqs;
 
 /// The interrupt types of a PCI device; the numbers are VFIO's.
@@ -96,7 +97,10 @@ impl Vector {
         if !self.shared.may_master() {
             return Err(IrqError::BusMasterDisabled);
         }
-        if fence::after_writes(&self.shared, Raise::Vector(index, self.vector)) {
+        // Of a device that stops it waits in any case, and has to be there when that is saved.
+        if !self.shared.is_stopped()
+            && fence::after_writes(&self.shared, Raise::Vector(index, self.vector))
+        {
             return Ok(());
         }
         self.shared.irqs.trigger(index, self.vector)
@@ -130,7 +134,7 @@ impl Intx {
     /// Sets the pin's level.
     pub fn set(&self, up: bool) {
         self.shared.irqs.want_pin(up);
-        if up && fence::after_writes(&self.shared, Raise::Pin) {
+        if up && !self.shared.is_stopped() && fence::after_writes(&self.shared, Raise::Pin) {
             return;
         }
         self.shared.irqs.follow_pin(up, |up| self.shared.config().set_interrupt_status(up));

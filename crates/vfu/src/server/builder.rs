@@ -9,13 +9,14 @@ use vfu_proto::session::Limits;
 
 use super::executor::Executor;
 use super::reentry::Reentry;
-use super::regions::{Regions, ShareError, Shareable};
+use super::regions::{Asked, Region, Regions, ShareError, Shareable};
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
+use crate::doorbell::{Doorbell, IoEventFd};
 use crate::handle::Handle;
 use crate::irq::Irqs;
-use crate::pci::{BARS, ConfigSpace, Pci, PciError};
+use crate::pci::{ConfigSpace, Pci, PciError};
 use crate::reentrant::{Reentrant, SharedDevice};
 use crate::shared::Shared;
 use crate::transport::{ListenError, Listener, is_listening};
@@ -41,6 +42,7 @@ pub(crate) struct Settings {
     pub(crate) max_transfer: u64,
     pub(crate) max_dma_maps: u32,
     pub(crate) twin_socket: bool,
+    pub(crate) incoming: bool,
 }
 
 /// Describes a server. See [`Server::builder`].
@@ -48,7 +50,7 @@ pub(crate) struct Settings {
 pub struct Builder {
     pci: Pci,
     settings: Settings,
-    shared: [Option<Shareable>; BARS],
+    regions: Asked,
     bus_master_gate: bool,
 }
 
@@ -61,8 +63,9 @@ impl Builder {
                 max_transfer: 1 << 20,
                 max_dma_maps: 65535,
                 twin_socket: true,
+                incoming: false,
             },
-            shared: Default::default(),
+            regions: Asked::default(),
             bus_master_gate: true,
         }
     }
@@ -87,6 +90,18 @@ impl Builder {
         self
     }
 
+    /// Whether the device waits for the state of another before it runs: it starts in the migration
+    /// state RESUMING. Until a client has loaded a state and set it running (or has reset it, which
+    /// makes it one like any other), the driver can set configuration space up, but BARs read all
+    /// ones and ignore writes. A client that leaves before that leaves it waiting. Default: no.
+    ///
+    /// [`Bound::serve`] refuses a device that has no
+    /// [`migration`](crate::Device::migration).
+    pub fn incoming(mut self, wait: bool) -> Self {
+        self.settings.incoming = wait;
+        self
+    }
+
     /// Whether DMA, MSI and MSI-X wait for the driver to set Bus Master Enable, and for the function to
     /// be in D0, as PCI demands. Default: yes.
     pub fn bus_master_gate(mut self, gate: bool) -> Self {
@@ -94,11 +109,33 @@ impl Builder {
         self
     }
 
-    /// Lets the client map a memory BAR, or areas of it.
-    pub fn mmap(mut self, bar: usize, memory: Shareable) -> Self {
-        if let Some(slot) = self.shared.get_mut(bar) {
-            *slot = Some(memory);
-        }
+    /// Lets the client map a memory BAR, or areas of it. With [`SharedMemory`](crate::SharedMemory),
+    /// the device finds it again by [`Handle::memory`].
+    ///
+    /// QEMU does not post writes to a device that has anything to map: it waits for each.
+    pub fn mmap(mut self, bar: usize, memory: impl Into<Shareable>) -> Self {
+        self.regions.shared.retain(|(other, _)| *other != bar);
+        self.regions.shared.push((bar, memory.into()));
+        self
+    }
+
+    /// Adds a region of the device's own, beyond those of PCI: the first is number 9, each further
+    /// one the next. Reads and writes reach the device with that number.
+    pub fn region(mut self, region: Region) -> Self {
+        self.regions.own.push(region);
+        self
+    }
+
+    /// Makes a place in a BAR a doorbell, which a client may ring by an eventfd. The device finds it
+    /// by [`Handle::doorbell`]. Of several at one place the first whose width and data fit rings.
+    pub fn ioeventfd(mut self, at: IoEventFd) -> Self {
+        self.regions.doorbells.push((at, None));
+        self
+    }
+
+    /// As [`ioeventfd`](Self::ioeventfd), with a doorbell of your own: one that several places ring.
+    pub fn ioeventfd_to(mut self, at: IoEventFd, doorbell: &Doorbell) -> Self {
+        self.regions.doorbells.push((at, Some(doorbell.clone())));
         self
     }
 
@@ -130,7 +167,7 @@ impl Builder {
         if config.rom().is_some_and(|rom| !rom.has_signature) {
             warn!("the expansion ROM does not begin with 0x55 0xaa; firmware and Linux ignore it");
         }
-        let regions = Regions::new(&config, self.shared)?;
+        let regions = Arc::new(Regions::new(&config, self.regions)?);
         let irqs = Irqs::new([
             u32::from(config.interrupt_pin().is_some()),
             config.msi().map_or(0, |msi| u32::from(msi.vectors_supported)),
@@ -144,8 +181,10 @@ impl Builder {
             irqs,
             self.bus_master_gate,
             self.settings.limits.handler_timeout,
+            regions.clone(),
         ));
         let executor = Arc::new(Executor::new(shared.clone(), regions, msix, &self.settings));
+        executor.hold(self.settings.incoming);
         Ok(Bound { shared, executor, source, settings: self.settings })
     }
 }
@@ -163,12 +202,15 @@ impl Bound {
     /// Adds the device, which gets its [`Handle`].
     ///
     /// # Errors
-    /// The system has no descriptor left.
+    /// The system has no descriptor left; or the device can't be moved, and was to wait for a state.
     pub fn serve<D: Device>(
         self,
         device: impl FnOnce(Handle) -> D,
     ) -> Result<Server<D>, ServeError> {
-        let device = device(Handle::new(self.shared.clone()));
+        let mut device = device(Handle::new(self.shared.clone()));
+        if self.settings.incoming && device.migration().is_none() {
+            return Err(ServeError::NotMovable);
+        }
         Server::new(device, self.shared, self.executor, self.source, self.settings)
     }
 
