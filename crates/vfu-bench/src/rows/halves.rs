@@ -34,7 +34,6 @@ impl ServerHalf {
         let limits = Limits::default();
         let server = Server::builder(pci()).limits(limits).fd(OwnedFd::from(socket))?;
         let mut server = server.serve(|_| Plain::new())?;
-        server.poll_fd()?;
         let version = RawPeer::version(1, 0, 0, Some("{}"));
         (&peer).write_all(&version)?;
         let mut header = [0; HEADER];
