@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod demo;
+mod describe;
 mod exit;
 mod fd;
 mod log;
@@ -21,8 +22,9 @@ PCI devices as ordinary programs, over the vfio-user protocol.
 
 `vfu serve` is a device at a UNIX socket. A virtual machine monitor such as QEMU, or any other \
 vfio-user client, connects to it and has a PCI device. `vfu probe` shows what is behind such a \
-socket. `vfu demo` serves devices itself, drives them, and says what works; `vfu demo crossing` has \
-both ends speak at once. `vfu bench` measures what things cost.";
+socket, `vfu describe` what a device of ours is made of. `vfu demo` serves devices itself, drives \
+them, and says what works; `vfu demo crossing` has both ends speak at once. `vfu bench` measures \
+what things cost.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes:
@@ -52,6 +54,7 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Probe(probe::Args),
+    Describe(describe::Args),
     Demo(demo::Args),
     Bench(bench::Args),
     Completions(completions::Args),
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Probe(args) => probe::run(args),
+        Command::Describe(args) => describe::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Completions(args) => completions::run(args),
