@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use vfu::device::{DmaRange, Reset};
+use vfu::pci::PowerState;
 use vfu::{Access, Bar, Device, DmaError, Fault, Handle, Pci, Pin};
 
 use crate::{Call, CallLog};
@@ -186,6 +187,14 @@ impl Device for TestDevice {
             (self.source, self.destination, self.length) = (0, 0, 0);
             self.set_done(u32::MAX);
         }
+    }
+
+    fn connected(&mut self) {
+        self.log.push(Call::Connected);
+    }
+
+    fn power_changed(&mut self, from: PowerState, to: PowerState) {
+        self.log.push(Call::Power(from, to));
     }
 
     fn dma_mapped(&mut self, range: DmaRange) {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vfu::device::{DmaRange, Reset};
+use vfu::pci::PowerState;
 
 use crate::{DEADLINE, KitError};
 
@@ -27,8 +28,12 @@ pub enum Call {
         /// What it wrote.
         data: Vec<u8>,
     },
+    /// A client connected.
+    Connected,
     /// The device was reset.
     Reset(Reset),
+    /// The driver changed the power state, from one to another.
+    Power(PowerState, PowerState),
     /// The client mapped memory.
     Mapped(DmaRange),
     /// The client took memory back.

@@ -2,6 +2,7 @@
 
 use crate::answer::Defer;
 use crate::migration::Migration;
+use crate::pci::PowerState;
 use crate::quiesce::Quiesce;
 use vfu_proto::wire::Errno;
 
@@ -81,12 +82,32 @@ pub trait Device {
         None
     }
 
+    /// A client has connected, and both ends have agreed on a session. It has mapped nothing yet.
+    /// The end of it is [`Reset::ConnectionLost`]; between the two there is no other client.
+    fn connected(&mut self) {}
+
     /// The device goes back to its state at power-on, or [lost its client](Reset::ConnectionLost).
     ///
     /// DMA by message that was under way has been given up: it ends with
-    /// [`DmaError::Canceled`](crate::dma::DmaError::Canceled).
+    /// [`DmaError::Canceled`](crate::dma::DmaError::Canceled). After a reset, but for a lost client, the
+    /// function is in D0.
     fn reset(&mut self, kind: Reset) {
         let _ = kind;
+    }
+
+    /// The driver has changed the power state of the function (PCI Power Management, 5.4). Only for
+    /// one with that capability: [`Pci::pm`](crate::Pci::pm).
+    ///
+    /// The server does what the states demand. In all but D0, accesses to BARs and to the ROM do not
+    /// reach the device (they read ones), DMA and MSI are refused as without Bus Master Enable, and
+    /// the pin is held back. DMA that was under way ends as it would. A BAR that the client has
+    /// mapped can't be taken away from it.
+    ///
+    /// A step from D3hot to D0 by which the device loses its state
+    /// ([`Pm::no_soft_reset`](crate::pci::Pm::no_soft_reset) is false) is told here, and then by
+    /// [`Reset::D3HotToD0`].
+    fn power_changed(&mut self, from: PowerState, to: PowerState) {
+        let _ = (from, to);
     }
 
     /// The client has mapped memory; it can be reached from now on.
@@ -107,59 +128,75 @@ pub trait Device {
     }
 }
 
+/// All methods of [`Device`] but `migration`, as calls of the methods of something else.
+macro_rules! forward_device {
+    ($self:ident => $to:expr) => {
+        fn region_read(&mut $self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
+            $to.region_read(at, data)
+        }
+
+        fn region_write(&mut $self, at: Access, data: &[u8]) -> Result<(), Fault> {
+            $to.region_write(at, data)
+        }
+
+        fn region_read_or_defer(
+            &mut $self,
+            at: Access,
+            data: &mut [u8],
+            defer: &mut Defer<'_>,
+        ) -> Result<(), Fault> {
+            $to.region_read_or_defer(at, data, defer)
+        }
+
+        fn region_write_or_defer(
+            &mut $self,
+            at: Access,
+            data: &[u8],
+            defer: &mut Defer<'_>,
+        ) -> Result<(), Fault> {
+            $to.region_write_or_defer(at, data, defer)
+        }
+
+        fn quiesce(&mut $self, quiesce: &mut Quiesce<'_>) -> Result<(), Errno> {
+            $to.quiesce(quiesce)
+        }
+
+        fn resume(&mut $self) {
+            $to.resume();
+        }
+
+        fn connected(&mut $self) {
+            $to.connected();
+        }
+
+        fn reset(&mut $self, kind: Reset) {
+            $to.reset(kind);
+        }
+
+        fn power_changed(&mut $self, from: PowerState, to: PowerState) {
+            $to.power_changed(from, to);
+        }
+
+        fn dma_mapped(&mut $self, range: DmaRange) {
+            $to.dma_mapped(range);
+        }
+
+        fn dma_unmapping(&mut $self, range: DmaRange) {
+            $to.dma_unmapping(range);
+        }
+
+        fn dma_unmapped(&mut $self, range: DmaRange) {
+            $to.dma_unmapped(range);
+        }
+    };
+}
+pub(crate) use forward_device;
+
 impl<D: Device + ?Sized> Device for Box<D> {
-    fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
-        (**self).region_read(at, data)
-    }
-
-    fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
-        (**self).region_write(at, data)
-    }
-
-    fn reset(&mut self, kind: Reset) {
-        (**self).reset(kind);
-    }
-
-    fn region_read_or_defer(
-        &mut self,
-        at: Access,
-        data: &mut [u8],
-        defer: &mut Defer<'_>,
-    ) -> Result<(), Fault> {
-        (**self).region_read_or_defer(at, data, defer)
-    }
-
-    fn region_write_or_defer(
-        &mut self,
-        at: Access,
-        data: &[u8],
-        defer: &mut Defer<'_>,
-    ) -> Result<(), Fault> {
-        (**self).region_write_or_defer(at, data, defer)
-    }
-
-    fn quiesce(&mut self, quiesce: &mut Quiesce<'_>) -> Result<(), Errno> {
-        (**self).quiesce(quiesce)
-    }
+    forward_device!(self => (**self));
 
     fn migration(&mut self) -> Option<&mut dyn Migration> {
         (**self).migration()
-    }
-
-    fn resume(&mut self) {
-        (**self).resume();
-    }
-
-    fn dma_mapped(&mut self, range: DmaRange) {
-        (**self).dma_mapped(range);
-    }
-
-    fn dma_unmapping(&mut self, range: DmaRange) {
-        (**self).dma_unmapping(range);
-    }
-
-    fn dma_unmapped(&mut self, range: DmaRange) {
-        (**self).dma_unmapped(range);
     }
 }
 
@@ -217,8 +254,12 @@ pub enum Fault {
 pub enum Reset {
     /// DEVICE_RESET: as at power-on. Mappings and eventfds of the client stay.
     Device,
-    /// Initiate Function Level Reset, written to the PCI Express capability: the same.
+    /// Initiate Function Level Reset, written to the PCI Express capability: the same, but for sticky
+    /// bits of configuration space.
     FunctionLevel,
+    /// The driver took the function from D3hot to D0, and it loses its state by that: the same as
+    /// `FunctionLevel` (PCI Power Management, 5.4.1).
+    D3HotToD0,
     /// The client went away. The state may stay for the next one; mappings and eventfds are gone.
     ConnectionLost,
 }

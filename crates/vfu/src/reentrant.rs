@@ -5,7 +5,8 @@ use std::sync::Arc;
 use vfu_proto::wire::Errno;
 
 use crate::answer::Defer;
-use crate::device::{Access, Device, DmaRange, Fault, Reset};
+use crate::device::{Access, Device, DmaRange, Fault, Reset, forward_device};
+use crate::pci::PowerState;
 use crate::quiesce::Quiesce;
 
 /// A device that is called by `&self`: while a handler waits for DMA by message, the commands that
@@ -69,9 +70,17 @@ pub trait SharedDevice: Send + Sync {
     /// See [`Device::resume`].
     fn resume(&self) {}
 
+    /// See [`Device::connected`].
+    fn connected(&self) {}
+
     /// See [`Device::reset`].
     fn reset(&self, kind: Reset) {
         let _ = kind;
+    }
+
+    /// See [`Device::power_changed`].
+    fn power_changed(&self, from: PowerState, to: PowerState) {
+        let _ = (from, to);
     }
 
     /// See [`Device::dma_mapped`].
@@ -112,53 +121,5 @@ impl<D> Reentrant<D> {
 }
 
 impl<D: SharedDevice> Device for Reentrant<D> {
-    fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
-        self.0.region_read(at, data)
-    }
-
-    fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
-        self.0.region_write(at, data)
-    }
-
-    fn region_read_or_defer(
-        &mut self,
-        at: Access,
-        data: &mut [u8],
-        defer: &mut Defer<'_>,
-    ) -> Result<(), Fault> {
-        self.0.region_read_or_defer(at, data, defer)
-    }
-
-    fn region_write_or_defer(
-        &mut self,
-        at: Access,
-        data: &[u8],
-        defer: &mut Defer<'_>,
-    ) -> Result<(), Fault> {
-        self.0.region_write_or_defer(at, data, defer)
-    }
-
-    fn quiesce(&mut self, quiesce: &mut Quiesce<'_>) -> Result<(), Errno> {
-        self.0.quiesce(quiesce)
-    }
-
-    fn resume(&mut self) {
-        self.0.resume();
-    }
-
-    fn reset(&mut self, kind: Reset) {
-        self.0.reset(kind);
-    }
-
-    fn dma_mapped(&mut self, range: DmaRange) {
-        self.0.dma_mapped(range);
-    }
-
-    fn dma_unmapping(&mut self, range: DmaRange) {
-        self.0.dma_unmapping(range);
-    }
-
-    fn dma_unmapped(&mut self, range: DmaRange) {
-        self.0.dma_unmapped(range);
-    }
+    forward_device!(self => self.0);
 }

@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     /// Bus Master Enable gates what the device sends.
     needs_bus_master: bool,
     bus_master: AtomicBool,
+    /// The function is in a power state other than D0.
+    asleep: AtomicBool,
     /// Resets so far: what began before one does not go on after it.
     epoch: AtomicU64,
     /// Whether the device may start DMA at all; a [`Gate`].
@@ -90,7 +92,8 @@ impl Shared {
         Shared {
             table: Table::default(),
             irqs,
-            bus_master: AtomicBool::new(config.bus_master()),
+            bus_master: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             config: Mutex::new(config),
             needs_bus_master,
             epoch: AtomicU64::new(0),
@@ -118,8 +121,14 @@ impl Shared {
         !self.needs_bus_master || self.bus_master.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_bus_master(&self, on: bool) {
-        self.bus_master.store(on, Ordering::Release);
+    /// Until configuration space is [followed](Self::follow) again.
+    pub(crate) fn stop_mastering(&self) {
+        self.bus_master.store(false, Ordering::Release);
+    }
+
+    /// Whether the function answers for its configuration space only (PM 5.4).
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Acquire)
     }
 
     /// Whether the device may start DMA now; gives the epoch in which it does.
@@ -146,9 +155,17 @@ impl Shared {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Does what configuration space says: whether the device may master the bus.
-    pub(crate) fn follow(&self, config: &ConfigSpace) {
-        self.set_bus_master(config.bus_master() && config.power_state() == PowerState::D0);
+    /// Does what configuration space says: whether the function is awake, may master the bus, and may
+    /// assert its pin. The lock of configuration space must not be held: that of interrupts comes
+    /// before it.
+    pub(crate) fn follow(&self) {
+        let config = self.config();
+        let awake = config.power_state() == PowerState::D0;
+        self.asleep.store(!awake, Ordering::Release);
+        self.bus_master.store(awake && config.bus_master(), Ordering::Release);
+        let pin_disabled = !awake || config.intx_disabled();
+        drop(config);
+        self.irqs.disable_pin(pin_disabled);
     }
 
     /// What a DMA that failed with `e` failed of: without a client all else is a consequence.

@@ -107,7 +107,7 @@ fn from_d3hot_to_d0_is_a_reset_unless_the_function_says_otherwise() {
             assert_eq!(resets(&log), []);
             assert_eq!((awake, command & 4), ((0xabcd_1234, 77), 4));
         } else {
-            assert_eq!(resets(&log), [Reset::FunctionLevel]);
+            assert_eq!(resets(&log), [Reset::D3HotToD0]);
             assert_eq!((awake, command), ((0x1234, 0), 0), "sticky bits are kept");
         }
     }

@@ -50,8 +50,11 @@ pub enum DmaError {
         /// What was tried.
         direction: Direction,
     },
-    /// The driver has not set Bus Master Enable in the Command register.
-    #[error("the driver has not enabled bus mastering (Command register, bit 2)")]
+    /// The driver has not set Bus Master Enable in the Command register, or the function is not in D0.
+    #[error(
+        "the driver has not enabled bus mastering (Command register, bit 2), or has put the device \
+         to sleep"
+    )]
     BusMasterDisabled,
     /// The memory could not be reached: past the end of the peer's file, or an I/O error.
     #[error("the mapped file can't be accessed at {address:#x}: {errno}")]

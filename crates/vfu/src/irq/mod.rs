@@ -53,8 +53,12 @@ pub enum IrqError {
     /// The driver has not enabled this kind of interrupt, or not this vector.
     #[error("the driver has not enabled this interrupt")]
     NotEnabled,
-    /// The driver has not set Bus Master Enable, without which no message leaves the device.
-    #[error("the driver has not enabled bus mastering (Command register, bit 2)")]
+    /// The driver has not set Bus Master Enable, without which no message leaves the device; nor does
+    /// one unless the function is in D0.
+    #[error(
+        "the driver has not enabled bus mastering (Command register, bit 2), or has put the device \
+         to sleep"
+    )]
     BusMasterDisabled,
     /// The client's event file descriptor does not take it.
     #[error("the client's eventfd failed")]

@@ -48,6 +48,8 @@ impl Executor {
         if data.is_empty() {
         } else if region == CONFIG_REGION {
             self.shared.config().read(offset as usize, data);
+        } else if self.shared.is_asleep() {
+            debug!(region, offset, "read from a device that is not in D0");
         } else if region == ROM_REGION {
             self.shared.config().read_rom(offset, data);
         } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
@@ -102,10 +104,12 @@ impl Executor {
         self.check_access(region, offset, data.len() as u64)?;
         trace!(region, offset, ?data, "write");
         if data.is_empty() {
-        } else if region == ROM_REGION {
-            debug!(offset, len = data.len(), "write to the ROM dropped");
         } else if region == CONFIG_REGION {
             self.config_write(device, link, offset as usize, data);
+        } else if self.shared.is_asleep() {
+            debug!(region, offset, "write to a device that is not in D0");
+        } else if region == ROM_REGION {
+            debug!(offset, len = data.len(), "write to the ROM dropped");
         } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
             if let Msix::Table(at) = place {
                 table.lock().unwrap_or_else(PoisonError::into_inner).write(at, data);
@@ -132,20 +136,19 @@ impl Executor {
         offset: usize,
         data: &[u8],
     ) {
-        let mut config = self.shared.config();
-        let effects = config.write(offset, data);
+        let effects = self.shared.config().write(offset, data);
         if effects.is_empty() {
             return;
         }
-        self.shared.follow(&config);
-        let intx_disabled = config.intx_disabled();
-        drop(config);
-        if effects.intx_disable_changed {
-            self.shared.irqs.disable_pin(intx_disabled);
+        self.shared.follow();
+        if let Some((from, to)) = effects.power_state {
+            debug!(?from, ?to, "power state");
+            context::run(&self.shared, Inside::Callback, || device.power_changed(from, to));
         }
-        // Out of D3hot without No_Soft_Reset is the same to the function (PM 5.4.1).
-        if effects.flr || effects.soft_reset {
+        if effects.flr {
             self.reset(device, link, Reset::FunctionLevel);
+        } else if effects.soft_reset {
+            self.reset(device, link, Reset::D3HotToD0);
         }
     }
 

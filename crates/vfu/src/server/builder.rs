@@ -87,8 +87,8 @@ impl Builder {
         self
     }
 
-    /// Whether DMA, MSI and MSI-X wait for the driver to set Bus Master Enable, as PCI demands.
-    /// Default: yes.
+    /// Whether DMA, MSI and MSI-X wait for the driver to set Bus Master Enable, and for the function to
+    /// be in D0, as PCI demands. Default: yes.
     pub fn bus_master_gate(mut self, gate: bool) -> Self {
         self.bus_master_gate = gate;
         self

@@ -208,14 +208,15 @@ impl Executor {
         debug!(?kind, "reset");
         self.shared.set_gate(Gate::Resetting);
         self.shared.next_epoch();
-        self.shared.set_bus_master(false);
+        self.shared.stop_mastering();
         link.cancel(None);
-        if kind == Reset::FunctionLevel {
+        if matches!(kind, Reset::FunctionLevel | Reset::D3HotToD0) {
             self.shared.irqs.reset();
             self.shared.config().reset_function();
         } else {
             self.shared.power_on();
         }
+        self.shared.follow();
         self.reset_migration();
         if let Some((_, table)) = &self.msix {
             table.lock().unwrap_or_else(PoisonError::into_inner).reset();

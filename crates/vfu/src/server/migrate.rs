@@ -263,12 +263,11 @@ impl Executor {
         let image = Image::parse(bytes, vendor, id).map_err(|e| refuse(&e))?;
         let mut config = self.shared.config();
         config.restore(&image.library.config).map_err(|e| refuse(&e))?;
-        self.shared.follow(&config);
-        let pin_disabled = config.intx_disabled();
         drop(config);
+        self.shared.follow();
         self.load_msix(&image.library.msix).ok_or_else(|| refuse(&"another MSI-X table"))?;
         self.shared.irqs.load(&image.library.irqs).ok_or_else(|| refuse(&"other interrupts"))?;
-        self.shared.irqs.disable_pin(pin_disabled);
+        self.shared.follow(); // the pin, whose state is another now
         if let Some((version, early)) = &image.early {
             device.load_early(*version, early)?;
         }

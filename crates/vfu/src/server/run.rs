@@ -15,6 +15,7 @@ use super::executor::Executor;
 use super::handshake;
 use super::poller::Poller;
 use super::stop::{ServeError, Stop, Stopper};
+use crate::context::{self, Inside};
 use crate::device::Device;
 use crate::handle::Handle;
 use crate::link::{Link, Message, Next};
@@ -100,7 +101,8 @@ impl<D: Device> Server<D> {
 
     /// Serves one client, from VERSION to its end.
     fn session(&mut self, link: &Arc<Link>) -> Closed {
-        let agreed = link.first_command().and_then(|first| self.agree(link, &first));
+        let first = link.first_command();
+        let agreed = first.and_then(|first| self.agree(link, &first));
         if let Err(why) = agreed {
             return why;
         }
@@ -122,11 +124,13 @@ impl<D: Device> Server<D> {
         Arc::new(Link::new(socket, Role::Server, self.settings.limits.clone()))
     }
 
-    pub(super) fn agree(&self, link: &Arc<Link>, first: &Message) -> Result<(), Closed> {
+    /// Answers VERSION, and tells the device that there is a client.
+    pub(super) fn agree(&mut self, link: &Arc<Link>, first: &Message) -> Result<(), Closed> {
         let agreed = handshake::answer(link, &self.settings, first)?;
         link.opened();
         let live = Live { link: link.clone(), max_transfer: agreed.max_transfer };
         self.shared.set_live(Some(Arc::new(live)));
+        context::run(&self.shared, Inside::Callback, || self.device.connected());
         Ok(())
     }
 
