@@ -27,5 +27,17 @@ mod chapters {
         FirstDevice "first-device.md"
         Registers "registers.md"
         Dma "dma.md"
+        Interrupts "interrupts.md"
+        LifeCycle "life-cycle.md"
+        Migration "migration.md"
+        ConfigurationSpace "configuration-space.md"
+        Regions "regions.md"
+        Testing "testing.md"
+        Embedding "embedding.md"
+        Speed "speed.md"
+        Peers "peers.md"
+        Limits "limits.md"
+        Debugging "debugging.md"
+        Glossary "glossary.md"
     }
 }
