@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use vfu::migration::{LoadError, Migration};
+use vfu::migration::{LoadError, Migration, State};
 use vfu::regmap::RegisterDevice;
 use vfu::wire::Errno;
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Reset};
 
 use super::engine::Engine;
-use super::registers::{CONTROL, LENGTH, Registers, SOURCE, STATUS, TARGET};
+use super::registers::Registers;
 
 /// The configuration space: 1234:c0b1, 4 KiB of registers, one vector of MSI-X, Function Level Reset.
 pub fn pci() -> Pci {
@@ -60,13 +60,18 @@ impl Device for Copier {
         self.registers.lock().unwrap().values.reset();
     }
 
+    fn resume(&mut self) {
+        if let Some(job) = self.registers.lock().unwrap().job.take() {
+            self.engine.start(job); // it was not stopped after all
+        }
+    }
+
     fn migration(&mut self) -> Option<&mut dyn Migration> {
         Some(self)
     }
 }
 
-/// The registers that make up the state.
-const STATE: [u64; 5] = [SOURCE, TARGET, LENGTH, CONTROL, STATUS];
+vfu::state! { Registers { values } }
 
 impl Migration for Copier {
     fn stop(&mut self) -> Result<(), Errno> {
@@ -77,25 +82,16 @@ impl Migration for Copier {
     fn start(&mut self) -> Result<(), Errno> {
         let registers = self.registers.lock().unwrap();
         if registers.is_busy() {
-            self.engine.start(registers.asked()); // once more, from the beginning
+            self.engine.start(registers.asked()); // from the beginning
         }
         Ok(())
     }
 
     fn save(&mut self) -> Result<Vec<u8>, Errno> {
-        let registers = self.registers.lock().unwrap();
-        Ok(STATE.iter().flat_map(|at| registers.values.get(*at).to_le_bytes()).collect())
+        Ok(self.registers.lock().unwrap().to_state())
     }
 
     fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError> {
-        if version != 1 || state.len() != 8 * STATE.len() {
-            return Err(LoadError(format!("{} bytes of version {version}", state.len())));
-        }
-        let mut registers = self.registers.lock().unwrap();
-        for (at, value) in STATE.iter().zip(state.chunks_exact(8)) {
-            let value = u64::from_le_bytes(value.try_into().unwrap_or_default());
-            registers.values.set(*at, value);
-        }
-        Ok(())
+        Ok(self.registers.lock().unwrap().load_state(version, state)?)
     }
 }

@@ -4,13 +4,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use anyhow::ensure;
-use vfu::{Dma, Handle};
+use vfu::{Dma, DmaError, Handle};
 
 use super::registers::{Job, Registers};
-
-/// The longest copy, in bytes.
-pub const MAX_LENGTH: u64 = 1 << 20;
 
 /// Copies what is started, one after the other, on a thread that ends with it.
 #[derive(Debug)]
@@ -46,15 +42,16 @@ impl Engine {
 fn work(handle: &Handle, registers: &Mutex<Registers>, queue: &Receiver<Job>, working: &Mutex<()>) {
     for job in queue {
         let _working = working.lock().unwrap();
-        if job.life != registers.lock().unwrap().life {
-            continue;
+        let is_ours = || registers.lock().unwrap().life == job.life;
+        let mut copied = Err(DmaError::Canceled);
+        while copied == Err(DmaError::Canceled) && job.is_possible() && is_ours() {
+            copied = copy(&handle.dma(), &job); // if it is canceled, the next try tells by what
         }
-        let copied = copy(&handle.dma(), &job);
-        if let Err(error) = &copied {
-            tracing::warn!(?job, %error, "copy failed");
-        }
-        let interrupt = registers.lock().unwrap().end(&job, copied.is_ok());
-        if interrupt {
+        tracing::debug!(?job, ?copied);
+        let mut registers = registers.lock().unwrap();
+        if copied == Err(DmaError::Busy) {
+            registers.job = Some(job); // the device is being stopped: nothing has happened
+        } else if registers.end(&job, copied.is_ok()) {
             if let Err(error) = handle.vector(0).trigger() {
                 tracing::debug!(%error, "no interrupt");
             }
@@ -62,13 +59,8 @@ fn work(handle: &Handle, registers: &Mutex<Registers>, queue: &Receiver<Job>, wo
     }
 }
 
-/// Copies by way of a buffer. To do it twice is the same as once, since the pieces may not overlap.
-fn copy(dma: &Dma, job: &Job) -> anyhow::Result<()> {
-    let &Job { source, target, length, .. } = job;
-    ensure!(length <= MAX_LENGTH, "{length} bytes are too many; at most {MAX_LENGTH}");
-    ensure!(source.abs_diff(target) >= length, "source and target overlap");
-    let mut buffer = vec![0; length as usize];
-    dma.read(source, &mut buffer)?;
-    dma.write(target, &buffer)?;
-    Ok(())
+fn copy(dma: &Dma, job: &Job) -> Result<(), DmaError> {
+    let mut buffer = vec![0; job.length as usize];
+    dma.read(job.source, &mut buffer)?;
+    dma.write(job.target, &buffer)
 }

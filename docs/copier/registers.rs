@@ -22,6 +22,9 @@ vfu::registers! {
     };
 }
 
+/// The longest copy, in bytes.
+pub const MAX_LENGTH: u64 = 1 << 20;
+
 /// A copy that the driver has asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -35,12 +38,19 @@ pub struct Job {
     pub life: u64,
 }
 
+impl Job {
+    /// Whether it can be done. To do it twice is the same as once, since the pieces may not overlap.
+    pub fn is_possible(&self) -> bool {
+        self.length <= MAX_LENGTH && self.source.abs_diff(self.target) >= self.length
+    }
+}
+
 /// The registers and what they ask for.
 #[derive(Debug)]
 pub struct Registers {
     /// Their values.
     pub values: RegisterBank,
-    /// What the last write has started.
+    /// A copy that waits to be done.
     pub job: Option<Job>,
     /// Counts resets: a job of an earlier life has no say any more.
     pub life: u64,

@@ -12,7 +12,8 @@
  *     vfu_run_ctx(ctx);      // serves it until it goes
  *     vfu_destroy_ctx(ctx);
  *
- * Programs that were written for the C library of this name compile and run with it unchanged. Section 9 is new.
+ * Programs that were written for the C library of this name compile and run with it unchanged. Section 9, vfu-rs.h, is
+ * new.
  *
  *   1 contexts   2 log   3 PCI   4 regions   5 reset and quiesce   6 interrupts   7 DMA   8 migration   9 extensions
  *
@@ -369,13 +370,12 @@ typedef struct {
 /* Makes the device one that can be moved. EINVAL: another version, or a callback is missing. */
 int vfu_setup_device_migration_callbacks(vfu_ctx_t *vfu_ctx, const vfu_migration_callbacks_t *callbacks);
 
-/* ---- 9. Extensions ------------------------------------------------------------------------------------------------ */
-
-/* Defined only here: the library is vfu's, version (MAJOR << 16) | (MINOR << 8) | PATCH. */
-#define VFU_RS_VERSION 0x000100
-
 #ifdef __cplusplus
 }
 #endif
+
+/* ---- 9. Extensions, and VFU_RS_VERSION by which a program knows that they are there ------------------------------- */
+
+#include "vfu-rs.h"
 
 #endif /* LIB_VFIO_USER_H */

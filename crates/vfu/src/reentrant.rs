@@ -1,11 +1,13 @@
 //! Devices whose handlers may be called while one of them waits.
 
+use std::fmt;
 use std::sync::Arc;
 
 use vfu_proto::wire::Errno;
 
 use crate::answer::Defer;
 use crate::device::{Access, Device, DmaRange, Fault, Reset, forward_device};
+use crate::migration::Migration;
 use crate::pci::PowerState;
 use crate::quiesce::Quiesce;
 
@@ -70,6 +72,15 @@ pub trait SharedDevice: Send + Sync {
     /// See [`Device::resume`].
     fn resume(&self) {}
 
+    /// What saves and loads the device, if it can be moved: something that shares its state. It may
+    /// be asked for while a handler waits, and more than once. Default: it can't.
+    ///
+    /// A handler that waits for DMA when the device is stopped finds it canceled after the device has
+    /// been saved: what it was about to do has to be a part of the state.
+    fn migration(&self) -> Option<Box<dyn Migration + Send + Sync>> {
+        None
+    }
+
     /// See [`Device::connected`].
     fn connected(&self) {}
 
@@ -101,17 +112,27 @@ pub trait SharedDevice: Send + Sync {
 
 /// A [`SharedDevice`] where a [`Device`] is wanted.
 #[derive(Debug)]
-pub struct Reentrant<D>(Arc<D>);
+pub struct Reentrant<D>(Arc<D>, Mover);
+
+/// What the device has last given to be moved by.
+#[derive(Default)]
+struct Mover(Option<Box<dyn Migration + Send + Sync>>);
+
+impl fmt::Debug for Mover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mover")
+    }
+}
 
 impl<D> Clone for Reentrant<D> {
     fn clone(&self) -> Self {
-        Reentrant(self.0.clone())
+        Reentrant(self.0.clone(), Mover::default())
     }
 }
 
 impl<D> Reentrant<D> {
     pub(crate) fn new(device: D) -> Self {
-        Reentrant(Arc::new(device))
+        Reentrant(Arc::new(device), Mover::default())
     }
 
     /// The device itself.
@@ -122,4 +143,9 @@ impl<D> Reentrant<D> {
 
 impl<D: SharedDevice> Device for Reentrant<D> {
     forward_device!(self => self.0);
+
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        self.1.0 = self.0.migration();
+        self.1.0.as_deref_mut().map(|migration| migration as &mut dyn Migration)
+    }
 }

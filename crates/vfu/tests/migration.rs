@@ -2,127 +2,19 @@
 //! do with them (C5 and C6c of the rules of concurrent DMA).
 
 mod dma_peer;
+mod mover;
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dma_peer::{BASE, Pending, read_reply, start};
-use tempfile::TempDir;
+use mover::{Place, drain, pci, place, place_of};
 use vfu::client::{Client, ClientError};
-use vfu::migration::{LoadError, Migration};
-use vfu::server::Running;
 use vfu::wire::{
     Command, DeviceState, DmaMap, DmaReadRequest, DmaWriteReply, Errno, FeatureOp, FeatureReply,
     FeatureRequest, FeatureResult, MigrationFlags, Request,
 };
-use vfu::{Access, Bar, Device, DmaError, Fault, Handle, Limits, Pci, Pin, Server};
+use vfu::{Access, Device, DmaError, Fault, Handle, Limits, Server};
 use vfu_testkit::{RawPeer, Vmm, within};
-
-/// 64 bytes of state, some interrupts, and nothing else.
-struct Box64 {
-    bytes: Vec<u8>,
-    early: Arc<Mutex<Vec<Vec<u8>>>>,
-    pre_copy: bool,
-    log: Arc<Mutex<Vec<&'static str>>>,
-}
-
-impl Device for Box64 {
-    fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
-        let bytes = self.bytes.get(at.offset as usize..).ok_or(Fault::Unmodelled)?;
-        at.give(data, bytes);
-        Ok(())
-    }
-
-    fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
-        let at = at.offset as usize;
-        let bytes = self.bytes.get_mut(at..at + data.len()).ok_or(Fault::Unmodelled)?;
-        bytes.copy_from_slice(data);
-        Ok(())
-    }
-
-    fn migration(&mut self) -> Option<&mut dyn Migration> {
-        Some(self)
-    }
-}
-
-impl Migration for Box64 {
-    fn max_len(&self) -> usize {
-        4096
-    }
-
-    fn stop(&mut self) -> Result<(), Errno> {
-        self.log.lock().unwrap().push("stop");
-        Ok(())
-    }
-
-    fn start(&mut self) -> Result<(), Errno> {
-        self.log.lock().unwrap().push("start");
-        Ok(())
-    }
-
-    fn save(&mut self) -> Result<Vec<u8>, Errno> {
-        self.log.lock().unwrap().push("save");
-        Ok(self.bytes.clone())
-    }
-
-    fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError> {
-        self.log.lock().unwrap().push("load");
-        if version != 1 || state.len() != 64 {
-            return Err(LoadError("not 64 bytes".into()));
-        }
-        self.bytes = state.to_vec();
-        Ok(())
-    }
-
-    fn can_pre_copy(&self) -> bool {
-        self.pre_copy
-    }
-
-    fn save_early(&mut self) -> Vec<u8> {
-        b"early".to_vec()
-    }
-
-    fn load_early(&mut self, _: u32, state: &[u8]) -> Result<(), LoadError> {
-        self.early.lock().unwrap().push(state.to_vec());
-        Ok(())
-    }
-}
-
-struct Place {
-    path: PathBuf,
-    handle: Handle,
-    log: Arc<Mutex<Vec<&'static str>>>,
-    early: Arc<Mutex<Vec<Vec<u8>>>>,
-    _server: Running<Box64>,
-    _folder: TempDir,
-}
-
-fn pci(device: u16) -> Pci {
-    Pci::endpoint(0x1234, device).bar(0, Bar::mem32(4096)).intx(Pin::A).msix(2)
-}
-
-fn place_of(device: u16, limits: Limits) -> Place {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("box.sock");
-    let bound = Server::builder(pci(device)).limits(limits).listen(&path).unwrap();
-    let (log, early): (Arc<Mutex<Vec<_>>>, Arc<Mutex<Vec<_>>>) = Default::default();
-    let box64 =
-        Box64 { bytes: vec![0; 64], early: early.clone(), pre_copy: true, log: log.clone() };
-    let server = bound.serve(|_| box64).unwrap();
-    let handle = server.handle();
-    Place { path, handle, log, early, _server: server.spawn(), _folder: folder }
-}
-
-fn place() -> Place {
-    place_of(7, Limits::default())
-}
-
-fn drain(client: &Client) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while client.read_state(&mut bytes).unwrap() > 0 {}
-    bytes
-}
 
 #[test]
 fn a_device_moves_from_one_server_to_another() {
@@ -138,7 +30,7 @@ fn a_device_moves_from_one_server_to_another() {
         if pre_copy {
             client.set_device_state(DeviceState::PreCopy).unwrap();
             state.extend(drain(client));
-            assert!(!state.is_empty(), "something is worth sending early");
+            assert!(state.len() > 32, "something is worth sending early, in two rounds");
             vmm.write32(0, 12, 0x1234_5678).unwrap(); // it runs on
         }
         client.set_device_state(DeviceState::StopCopy).unwrap();
@@ -155,7 +47,8 @@ fn a_device_moves_from_one_server_to_another() {
         assert_eq!(there.read32(0, 12).unwrap() == 0x1234_5678, pre_copy);
         let bar = there.config_read32(0x10).unwrap();
         assert_eq!(u64::from(bar & !0xf), function.bars[0].address, "the library's part came, too");
-        assert_eq!(to.early.lock().unwrap().len(), usize::from(pre_copy));
+        let early: &[&[u8]] = if pre_copy { &[b"early", b"more"] } else { &[] };
+        assert_eq!(*to.early.lock().unwrap(), early);
         let calls = to.log.lock().unwrap().clone();
         assert_eq!(calls, ["stop", "load", "start"]);
     }
@@ -369,9 +262,13 @@ fn a_device_that_can_not_move_says_so() {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fixed.sock");
-    let server = Server::builder(pci(1)).listen(&path).unwrap().serve(|_| Fixed).unwrap().spawn();
+    let server = Server::builder(pci(1)).listen(&path).unwrap().serve(|_| Fixed).unwrap();
+    let handle = server.handle();
+    let server = server.spawn();
     let client = Client::connect(&path).unwrap();
     assert_eq!(client.migration().unwrap(), None);
     assert!(client.device_state().is_err() && client.set_device_state(DeviceState::Stop).is_err());
+    // Asking for it has stopped nothing: the device's DMA goes as before.
+    assert_eq!(handle.dma().read(BASE, &mut [0; 4]), Err(DmaError::BusMasterDisabled));
     within("the server's end", move || drop(server.stop().unwrap()));
 }

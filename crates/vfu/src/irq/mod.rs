@@ -96,7 +96,10 @@ impl Vector {
         if !self.shared.may_master() {
             return Err(IrqError::BusMasterDisabled);
         }
-        if fence::after_writes(&self.shared, Raise::Vector(index, self.vector)) {
+        // Of a device that stops it waits in any case, and has to be there when that is saved.
+        if !self.shared.is_stopped()
+            && fence::after_writes(&self.shared, Raise::Vector(index, self.vector))
+        {
             return Ok(());
         }
         self.shared.irqs.trigger(index, self.vector)
@@ -130,7 +133,7 @@ impl Intx {
     /// Sets the pin's level.
     pub fn set(&self, up: bool) {
         self.shared.irqs.want_pin(up);
-        if up && fence::after_writes(&self.shared, Raise::Pin) {
+        if up && !self.shared.is_stopped() && fence::after_writes(&self.shared, Raise::Pin) {
             return;
         }
         self.shared.irqs.follow_pin(up, |up| self.shared.config().set_interrupt_status(up));

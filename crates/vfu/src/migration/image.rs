@@ -20,6 +20,9 @@ const EARLY: u32 = 4;
 const DEVICE: u32 = 5;
 const END: u32 = 0xffff_ffff;
 
+/// Bytes before those of each part.
+pub(crate) const RECORD: usize = 12;
+
 /// Bytes that a stream has besides the device's own, at most.
 pub(crate) const OVERHEAD: usize = 128 << 10;
 
@@ -53,6 +56,22 @@ pub enum ImageError {
     /// A part occurs twice, or is missing, or is unknown.
     #[error("the saved device has a part too many or too few (tag {0:#x})")]
     Parts(u32),
+    /// Of a later version of the device.
+    #[error("the device was saved in version {saved} of its state; here it knows up to {here}")]
+    Newer {
+        /// The version that was saved.
+        saved: u32,
+        /// The version of this device.
+        here: u32,
+    },
+    /// More than the device takes.
+    #[error("the device's own state has {len} bytes; it takes at most {most}")]
+    TooLong {
+        /// How many there are.
+        len: usize,
+        /// How many there may be.
+        most: usize,
+    },
 }
 
 /// What the library saves of its own.
@@ -70,8 +89,8 @@ pub(crate) struct Library {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) library: Library,
-    /// Version and bytes of what the device sent early, if it did.
-    pub(crate) early: Option<(u32, Vec<u8>)>,
+    /// Version and bytes of what the device sent early, piece by piece.
+    pub(crate) early: Vec<(u32, Vec<u8>)>,
     /// Version and bytes of the device.
     pub(crate) device: (u32, Vec<u8>),
 }
@@ -141,6 +160,7 @@ impl Image {
         }
         let saved = (U16::from_bytes([e, f]).get(), U16::from_bytes([g, h]).get());
         let mut parts: [Option<(u32, &[u8])>; 5] = [None; 5];
+        let mut early = Vec::new();
         loop {
             let at = bytes.len() - rest.len();
             let (tag, version, data, left) = record(rest)?;
@@ -148,6 +168,10 @@ impl Image {
             if tag == END && version == 0 {
                 check_end(bytes, at, data)?;
                 break;
+            }
+            if tag == EARLY {
+                early.push((version, data.to_vec()));
+                continue;
             }
             let slot = tag.checked_sub(1).and_then(|i| parts.get_mut(i as usize));
             let slot = slot.filter(|slot| slot.is_none()).ok_or(ImageError::Parts(tag))?;
@@ -165,9 +189,24 @@ impl Image {
             msix: part(MSIX)?.1.to_vec(),
             irqs: part(IRQS)?.1.to_vec(),
         };
-        let own = |(version, bytes): (u32, &[u8])| (version, bytes.to_vec());
-        let early = parts[EARLY as usize - 1].map(own);
-        Ok(Image { library, early, device: own(part(DEVICE)?) })
+        let (version, bytes) = part(DEVICE)?;
+        Ok(Image { library, early, device: (version, bytes.to_vec()) })
+    }
+}
+
+impl Image {
+    /// Checks that the parts of the device itself are of no later version than `newest`, and no
+    /// longer than `most` bytes.
+    pub(crate) fn check_own(&self, newest: u32, most: usize) -> Result<(), ImageError> {
+        for (version, bytes) in self.early.iter().chain([&self.device]) {
+            if *version > newest {
+                return Err(ImageError::Newer { saved: *version, here: newest });
+            }
+            if bytes.len() > most {
+                return Err(ImageError::TooLong { len: bytes.len(), most });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -175,7 +214,7 @@ impl Image {
 type Record<'a> = (u32, u32, &'a [u8], &'a [u8]);
 
 fn record(bytes: &[u8]) -> Result<Record<'_>, ImageError> {
-    let (head, rest) = bytes.split_first_chunk::<12>().ok_or(ImageError::CutShort)?;
+    let (head, rest) = bytes.split_first_chunk::<RECORD>().ok_or(ImageError::CutShort)?;
     let word = |i: usize| u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
     let len = usize::try_from(word(8)).map_err(|_| ImageError::CutShort)?;
     let (data, left) = rest.split_at_checked(len).ok_or(ImageError::CutShort)?;
@@ -195,20 +234,20 @@ fn check_end(bytes: &[u8], at: usize, crc: &[u8]) -> Result<(), ImageError> {
 mod tests {
     use super::*;
 
-    fn sample(early: bool) -> (Image, Vec<u8>) {
+    fn sample(pieces: u32) -> (Image, Vec<u8>) {
         let library = Library { config: vec![1; 256], msix: vec![2; 40], irqs: vec![3; 5] };
         let (mut writer, mut bytes) = Writer::begin(0x1234, 0x11e8);
-        if early {
-            bytes.extend(writer.early(7, b"early"));
+        for piece in 0..pieces {
+            bytes.extend(writer.early(piece, b"early"));
         }
         bytes.extend(writer.finish(&library, 9, b"device"));
-        let early = early.then(|| (7, b"early".to_vec()));
+        let early = (0..pieces).map(|piece| (piece, b"early".to_vec())).collect();
         (Image { library, early, device: (9, b"device".to_vec()) }, bytes)
     }
 
     #[test]
     fn what_was_saved_comes_back() {
-        for early in [false, true] {
+        for early in 0..3 {
             let (image, bytes) = sample(early);
             assert_eq!(Image::parse(&bytes, 0x1234, 0x11e8), Ok(image));
         }
@@ -216,7 +255,7 @@ mod tests {
 
     #[test]
     fn no_cut_and_no_flip_goes_unnoticed() {
-        let (_, bytes) = sample(true);
+        let (_, bytes) = sample(2);
         for len in 0..bytes.len() {
             assert!(Image::parse(&bytes[..len], 0x1234, 0x11e8).is_err(), "cut at {len}");
         }
@@ -230,8 +269,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_new_or_too_long_is_told() {
+        let (image, _) = sample(0);
+        assert_eq!(image.check_own(9, 6), Ok(()));
+        assert_eq!(image.check_own(8, 6), Err(ImageError::Newer { saved: 9, here: 8 }));
+        assert_eq!(image.check_own(9, 5), Err(ImageError::TooLong { len: 6, most: 5 }));
+    }
+
+    #[test]
     fn another_device_is_told_apart() {
-        let (_, bytes) = sample(false);
+        let (_, bytes) = sample(0);
         let error = Image::parse(&bytes, 0x1234, 0x0001).unwrap_err();
         let here = (0x1234, 0x0001);
         assert_eq!(error, ImageError::OtherDevice { saved: (0x1234, 0x11e8), here });

@@ -30,6 +30,8 @@ pub(crate) enum Hop {
 pub(crate) struct Machine {
     state: DeviceState,
     stream: Stream,
+    /// It was made to wait for a state, and has had none yet.
+    awaits: bool,
 }
 
 /// The bytes on their way.
@@ -46,11 +48,17 @@ enum Stream {
 
 impl Default for Machine {
     fn default() -> Self {
-        Machine { state: DeviceState::Running, stream: Stream::None }
+        Machine { state: DeviceState::Running, stream: Stream::None, awaits: false }
     }
 }
 
 impl Machine {
+    /// A device that waits for the state of another before it runs.
+    pub(crate) fn incoming() -> Machine {
+        let stream = Stream::Loading(Vec::new());
+        Machine { state: DeviceState::Resuming, stream, awaits: true }
+    }
+
     pub(crate) fn state(&self) -> DeviceState {
         self.state
     }
@@ -85,26 +93,40 @@ impl Machine {
         Ok(Some((hop, to)))
     }
 
-    /// Whether going to `target` stops a device that runs.
-    pub(crate) fn stops(&self, target: DeviceState) -> bool {
+    /// Whether the device does nothing, not even answer for its registers: its state has been saved,
+    /// or is not there.
+    pub(crate) fn is_frozen(&self) -> bool {
         use DeviceState::*;
-        !self.is_stopped() && !matches!(target, Running | PreCopy)
+        !matches!(self.state, Running | PreCopy | Stop)
+    }
+
+    /// Whether the way to `target` stops a device that runs.
+    pub(crate) fn stops(&self, target: DeviceState, can_pre_copy: bool) -> bool {
+        if self.is_stopped() || target == DeviceState::PreCopy && !can_pre_copy {
+            return false;
+        }
+        let ways = std::iter::successors(Some(self.state), |at| next_hop(*at, target).ok()?);
+        ways.skip(1).any(|at| !matches!(at, DeviceState::Running | DeviceState::PreCopy))
     }
 
     /// A hop has been made.
     pub(crate) fn arrive(&mut self, at: DeviceState) {
         self.state = at;
+        self.awaits = false;
     }
 
     /// A hop that can't be undone has failed: only a reset leads out.
     pub(crate) fn fail(&mut self) {
-        *self = Machine { state: DeviceState::Error, stream: Stream::None };
+        *self = Machine { state: DeviceState::Error, ..Machine::default() };
     }
 
     /// Adds to what the client can read.
     pub(crate) fn save(&mut self, more: &[u8]) {
         match &mut self.stream {
-            Stream::Saving { bytes, .. } => bytes.extend_from_slice(more),
+            Stream::Saving { bytes, read } => {
+                bytes.drain(..std::mem::take(read));
+                bytes.extend_from_slice(more);
+            }
             stream => *stream = Stream::Saving { bytes: more.to_vec(), read: 0 },
         }
     }
@@ -127,6 +149,12 @@ impl Machine {
             }
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    /// Whether the client saves a device that runs, and has read all that there is.
+    pub(crate) fn wants_more(&self) -> bool {
+        self.state == DeviceState::PreCopy
+            && matches!(&self.stream, Stream::Saving { bytes, read } if *read == bytes.len())
     }
 
     /// Takes bytes of what is to be loaded; at most `limit` in all.
@@ -156,9 +184,14 @@ impl Machine {
         *self = Machine::default();
     }
 
-    /// The client has gone: a session of it ends. What was half loaded is no state to run from.
+    /// The client has gone: a session of it ends. What was half loaded is no state to run from; a
+    /// device that was made to wait for a state still does.
     pub(crate) fn disconnect(&mut self) {
         use DeviceState::*;
+        if self.awaits {
+            *self = Machine::incoming();
+            return;
+        }
         self.stream = Stream::None;
         self.state = match self.state {
             PreCopy => Running,
@@ -186,7 +219,7 @@ mod tests {
     }
 
     fn at(state: DeviceState) -> Machine {
-        Machine { state, stream: Stream::None }
+        Machine { state, ..Machine::default() }
     }
 
     /// Every pair of states: the hops, or that there is no way.
@@ -217,6 +250,10 @@ mod tests {
             (PreCopy, Resuming, Some(vec![Hop::EndSaving, Hop::Stop, Hop::BeginLoading])),
         ];
         for (from, to, hops) in table {
+            let stopping = |hop: &Hop| matches!(hop, Hop::Stop | Hop::Save { stop_first: true });
+            let stops = hops.as_ref().is_some_and(|hops| hops.iter().any(stopping));
+            let runs = matches!(from, Running | PreCopy);
+            assert_eq!(at(from).stops(to, true), stops && runs, "{from:?} to {to:?}");
             assert_eq!(walk(&mut at(from), to, true).ok(), hops, "{from:?} to {to:?}");
         }
         for state in [Running, Stop, StopCopy, Resuming, PreCopy] {
@@ -224,6 +261,7 @@ mod tests {
             for unused in [Error, RunningP2p, PreCopyP2p] {
                 assert_eq!(at(state).next(unused, true), Err(Errno::EINVAL));
                 assert_eq!(at(unused).next(state, true), Err(Errno::EINVAL));
+                assert!(!at(state).stops(unused, true));
             }
             assert_eq!(at(state).next(PreCopy, false), Err(Errno::EINVAL));
         }
@@ -248,6 +286,25 @@ mod tests {
         assert_eq!(machine.write(b"567", 6), Err(Errno::ENOSPC));
         machine.write(b"56", 6).unwrap();
         assert_eq!(machine.take_loaded(), b"123456");
+    }
+
+    #[test]
+    fn a_device_that_waits_for_a_state_waits_until_it_has_one() {
+        let mut machine = Machine::incoming();
+        machine.write(b"half", 100).unwrap();
+        machine.disconnect();
+        assert_eq!((machine.state(), machine.take_loaded()), (Resuming, vec![]));
+        let mut machine = Machine::incoming();
+        walk(&mut machine, Running, false).unwrap();
+        machine.disconnect();
+        assert_eq!(machine.state(), Running);
+        walk(&mut machine, Resuming, false).unwrap();
+        machine.disconnect();
+        assert_eq!(machine.state(), Error, "it is a device like any other now");
+        let mut machine = Machine::incoming();
+        machine.fail();
+        machine.disconnect();
+        assert_eq!(machine.state(), Error);
     }
 
     #[test]

@@ -15,18 +15,23 @@
 
 mod image;
 mod machine;
+mod state;
 
 use vfu_proto::wire::Errno;
 
 pub use image::ImageError;
-pub(crate) use image::{Image, Library, OVERHEAD, Writer};
+pub(crate) use image::{Image, Library, OVERHEAD, RECORD, Writer};
 pub(crate) use machine::{Hop, Machine};
+#[doc(hidden)]
+pub use state::Known;
+pub use state::{State, StateError, StateReader, StateWriter};
 
 /// How a device is saved and loaded: see [`Device::migration`](crate::Device::migration).
 ///
 /// Called from the thread that runs the handlers.
 pub trait Migration {
-    /// The version of the device's state. [`load`](Self::load) gets to know which one it is given.
+    /// The version of the device's state, the latest that it knows. [`load`](Self::load) gets to know
+    /// which one it is given: this one or an older one. A later one is refused before that.
     fn version(&self) -> u32 {
         1
     }
@@ -40,6 +45,12 @@ pub trait Migration {
     /// The device stops: when this returns it starts no DMA, raises no interrupt, and its state does
     /// not change until it is started, loaded or reset. DMA that it tries all the same fails with
     /// [`DmaError::Busy`](crate::DmaError::Busy); interrupts are kept until it is started.
+    ///
+    /// DMA that is under way is ended before this is called: what was written has arrived, or the
+    /// call fails with [`DmaError::Canceled`](crate::DmaError::Canceled) or `Busy`, as if nothing had
+    /// been asked. It is a part of the state, to be tried again when the device goes on: after
+    /// [`start`](Self::start), or after [`Device::resume`](crate::Device::resume) if it was not
+    /// stopped after all, because the client did not acknowledge what was written.
     ///
     /// # Errors
     /// It goes on running; the client gets the errno.
@@ -73,8 +84,10 @@ pub trait Migration {
         false
     }
 
-    /// What of the state is worth sending while the device runs. [`load`](Self::load) does not get
-    /// it: [`load_early`](Self::load_early) does, before.
+    /// What of the state is worth sending while the device runs: asked for again whenever the client
+    /// has read the last of it, so it gives what has changed since then. Nothing: no more for now.
+    /// [`load`](Self::load) does not get it: [`load_early`](Self::load_early) does, before, once for
+    /// each. In all no more than [`max_len`](Self::max_len) is sent.
     fn save_early(&mut self) -> Vec<u8> {
         Vec::new()
     }

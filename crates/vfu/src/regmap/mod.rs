@@ -98,6 +98,7 @@ mod map;
 mod register;
 mod rules;
 mod spin;
+mod state;
 mod trace;
 
 pub use bank::RegisterBank;

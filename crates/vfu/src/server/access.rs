@@ -22,6 +22,11 @@ enum Msix {
 }
 
 impl Executor {
+    /// Whether reads do not reach the device; writes do not reach any device that is stopped.
+    fn is_frozen(&self) -> bool {
+        self.shared.is_stopped() && self.moving.is_frozen()
+    }
+
     /// Checks that an access lies in its region and is not too large.
     fn check_access(&self, region: u32, offset: u64, count: u64) -> Result<(), Errno> {
         let size = self.regions.size(region)?;
@@ -58,6 +63,8 @@ impl Executor {
                 Msix::Table(at) => table.read(at, data),
                 Msix::Pba(at) => table.read_pba(at, data),
             }
+        } else if self.is_frozen() {
+            debug!(region, offset, "read from a device that is being moved");
         } else {
             let mut defer = Defer::read(call.link, call.header, *request);
             let at = Access { region, offset };

@@ -41,6 +41,7 @@ pub(crate) struct Settings {
     pub(crate) max_transfer: u64,
     pub(crate) max_dma_maps: u32,
     pub(crate) twin_socket: bool,
+    pub(crate) incoming: bool,
 }
 
 /// Describes a server. See [`Server::builder`].
@@ -61,6 +62,7 @@ impl Builder {
                 max_transfer: 1 << 20,
                 max_dma_maps: 65535,
                 twin_socket: true,
+                incoming: false,
             },
             shared: Default::default(),
             bus_master_gate: true,
@@ -84,6 +86,18 @@ impl Builder {
     /// "twin_socket"). Default: yes.
     pub fn twin_socket(mut self, offer: bool) -> Self {
         self.settings.twin_socket = offer;
+        self
+    }
+
+    /// Whether the device waits for the state of another before it runs: it starts in the migration
+    /// state RESUMING. Until a client has loaded a state and set it running (or has reset it, which
+    /// makes it one like any other), the driver can set configuration space up, but BARs read all
+    /// ones and ignore writes. A client that leaves before that leaves it waiting. Default: no.
+    ///
+    /// [`Bound::serve`] refuses a device that has no
+    /// [`migration`](crate::Device::migration).
+    pub fn incoming(mut self, wait: bool) -> Self {
+        self.settings.incoming = wait;
         self
     }
 
@@ -146,6 +160,7 @@ impl Builder {
             self.settings.limits.handler_timeout,
         ));
         let executor = Arc::new(Executor::new(shared.clone(), regions, msix, &self.settings));
+        executor.hold(self.settings.incoming);
         Ok(Bound { shared, executor, source, settings: self.settings })
     }
 }
@@ -163,12 +178,15 @@ impl Bound {
     /// Adds the device, which gets its [`Handle`].
     ///
     /// # Errors
-    /// The system has no descriptor left.
+    /// The system has no descriptor left; or the device can't be moved, and was to wait for a state.
     pub fn serve<D: Device>(
         self,
         device: impl FnOnce(Handle) -> D,
     ) -> Result<Server<D>, ServeError> {
-        let device = device(Handle::new(self.shared.clone()));
+        let mut device = device(Handle::new(self.shared.clone()));
+        if self.settings.incoming && device.migration().is_none() {
+            return Err(ServeError::NotMovable);
+        }
         Server::new(device, self.shared, self.executor, self.source, self.settings)
     }
 

@@ -72,7 +72,7 @@ impl Executor {
             max_transfer: settings.max_transfer as u32,
             max_dma_maps: settings.max_dma_maps as usize,
             parked: Parked::default(),
-            moving: Moving::default(),
+            moving: if settings.incoming { Moving::incoming() } else { Moving::default() },
             spare: Mutex::default(),
         }
     }
@@ -88,7 +88,7 @@ impl Executor {
         command: Message,
     ) -> Option<Message> {
         let ready = self.rest_first(device, link, command)?;
-        let ready = self.writes_first(link, ready)?;
+        let ready = self.writes_first(device, link, ready)?;
         Some(self.execute_now(device, link, ready))
     }
 

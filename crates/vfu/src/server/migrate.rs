@@ -14,7 +14,9 @@ use super::executor::{Call, Executor};
 use crate::context::{self, Inside};
 use crate::device::Device;
 use crate::link::{Link, Message};
-use crate::migration::{Hop, Image, Library, LoadError, Machine, Migration, OVERHEAD, Writer};
+use crate::migration::{
+    Hop, Image, Library, LoadError, Machine, Migration, OVERHEAD, RECORD, Writer,
+};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -29,6 +31,8 @@ struct State {
     machine: Machine,
     /// The image that is being saved.
     writer: Option<Writer>,
+    /// Bytes of it that the device has given while it runs.
+    early: usize,
 }
 
 /// A command that stops the device, and waits for the acknowledgement of what it has written.
@@ -57,8 +61,33 @@ impl Wake for Written {
 }
 
 impl Moving {
+    /// A device that waits for the state of another before it runs.
+    pub(super) fn incoming() -> Moving {
+        let state = State { machine: Machine::incoming(), ..State::default() };
+        Moving { state: Mutex::new(state) }
+    }
+
+    /// Whether the device answers for its registers neither reads nor writes: its state has been
+    /// saved, or it has none.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.lock().machine.is_frozen()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Adds what the device has to give while it runs, up to a limit.
+    fn save_early(&mut self, device: &mut dyn Migration) {
+        let more = device.save_early();
+        let early = self.early.saturating_add(more.len()).saturating_add(RECORD);
+        let Some(writer) = &mut self.writer else { return };
+        if !more.is_empty() && early <= device.max_len() {
+            self.early = early;
+            self.machine.save(&writer.early(device.version(), &more));
+        }
     }
 }
 
@@ -66,12 +95,16 @@ impl Executor {
     /// Before a command that stops the device is executed no new DMA starts, and the client has
     /// acknowledged what the device wrote: its memory is whole. `None`: the command waits for that,
     /// as long as the writes may take.
-    pub(super) fn writes_first(&self, link: &Arc<Link>, command: Message) -> Option<Message> {
-        if command.header().command != Command::DeviceFeature.as_u16() || !self.would_stop(&command)
-        {
+    pub(super) fn writes_first<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        link: &Arc<Link>,
+        command: Message,
+    ) -> Option<Message> {
+        if !self.would_stop(device, &command) {
             return Some(command);
         }
-        self.shared.set_stopped(true);
+        self.hold(true);
         link.cancel_reads();
         let timeouts = link.counters().timeouts;
         let ended = AtomicBool::new(false);
@@ -85,10 +118,20 @@ impl Executor {
         None
     }
 
-    fn would_stop(&self, command: &Message) -> bool {
+    /// The device may do nothing on its own, or all again: no DMA, and interrupts wait.
+    pub(super) fn hold(&self, stopped: bool) {
+        self.shared.set_stopped(stopped);
+        self.shared.irqs.set_stopped(stopped);
+    }
+
+    fn would_stop<D: Device + ?Sized>(&self, device: &mut D, command: &Message) -> bool {
+        if command.header().command != Command::DeviceFeature.as_u16() {
+            return false;
+        }
         match FeatureRequest::parse(command.payload()) {
             Ok(FeatureRequest { op: FeatureOp::SetDeviceState { state, .. }, .. }) => {
-                self.moving.lock().machine.stops(state)
+                let can_pre_copy = device.migration().map(|migration| migration.can_pre_copy());
+                can_pre_copy.is_some_and(|can| self.moving.lock().machine.stops(state, can))
             }
             _ => false,
         }
@@ -100,7 +143,9 @@ impl Executor {
         let Some(stopping) = self.parked.take_stopping(ended) else { return };
         let Stopping { command, timeouts, .. } = stopping;
         let done = if link.counters().timeouts > timeouts {
-            self.shared.set_stopped(false);
+            self.hold(false);
+            // It may have been refused DMA meanwhile.
+            context::run(&self.shared, Inside::Callback, || device.resume());
             let _closed = Call { link, header: *command.header() }.refuse(Errno::ETIMEDOUT);
             command
         } else {
@@ -165,7 +210,7 @@ impl Executor {
                 Err(errno) => break Err(errno),
             }
         };
-        self.shared.set_stopped(moving.machine.is_stopped());
+        self.hold(moving.machine.is_stopped());
         debug!(?target, state = ?moving.machine.state(), ?result, "migration");
         result
     }
@@ -173,17 +218,12 @@ impl Executor {
     fn hop(&self, device: &mut dyn Migration, moving: &mut State, hop: Hop) -> Result<(), Errno> {
         match hop {
             Hop::Stop => self.stop(device),
-            Hop::Start => {
-                device.start()?;
-                self.shared.set_stopped(false);
-                self.shared.irqs.set_stopped(false);
-                Ok(())
-            }
+            Hop::Start => self.start(device),
             Hop::BeginEarly => {
-                let (mut writer, header) = self.begin_image();
+                let (writer, header) = self.begin_image();
                 moving.machine.save(&header);
-                moving.machine.save(&writer.early(device.version(), &device.save_early()));
-                moving.writer = Some(writer);
+                (moving.writer, moving.early) = (Some(writer), 0);
+                moving.save_early(device);
                 Ok(())
             }
             Hop::Save { stop_first } => {
@@ -194,8 +234,7 @@ impl Executor {
                     Ok(own) => own,
                     Err(errno) => {
                         if stop_first {
-                            device.start().inspect_err(|_| moving.machine.fail())?;
-                            self.shared.irqs.set_stopped(false);
+                            self.start(device).inspect_err(|_| moving.machine.fail())?;
                         }
                         return Err(errno);
                     }
@@ -229,12 +268,14 @@ impl Executor {
     }
 
     fn stop(&self, device: &mut dyn Migration) -> Result<(), Errno> {
-        self.shared.set_stopped(true);
-        self.shared.irqs.set_stopped(true);
-        device.stop().inspect_err(|_| {
-            self.shared.irqs.set_stopped(false);
-            self.shared.set_stopped(false);
-        })
+        self.hold(true);
+        device.stop().inspect_err(|_| self.hold(false))
+    }
+
+    /// The device may find DMA possible at once.
+    fn start(&self, device: &mut dyn Migration) -> Result<(), Errno> {
+        self.hold(false);
+        device.start().inspect_err(|_| self.hold(true))
     }
 
     fn ids(&self) -> (u16, u16) {
@@ -261,6 +302,7 @@ impl Executor {
         let refuse = |e: &dyn std::fmt::Display| LoadError(e.to_string());
         let (vendor, id) = self.ids();
         let image = Image::parse(bytes, vendor, id).map_err(|e| refuse(&e))?;
+        image.check_own(device.version(), device.max_len()).map_err(|e| refuse(&e))?;
         let mut config = self.shared.config();
         config.restore(&image.library.config).map_err(|e| refuse(&e))?;
         drop(config);
@@ -268,7 +310,7 @@ impl Executor {
         self.load_msix(&image.library.msix).ok_or_else(|| refuse(&"another MSI-X table"))?;
         self.shared.irqs.load(&image.library.irqs).ok_or_else(|| refuse(&"other interrupts"))?;
         self.shared.follow(); // the pin, whose state is another now
-        if let Some((version, early)) = &image.early {
+        for (version, early) in &image.early {
             device.load_early(*version, early)?;
         }
         device.load(image.device.0, &image.device.1)
@@ -282,6 +324,11 @@ impl Executor {
     ) -> Result<(), Errno> {
         self.check_moving(device, request.size as usize)?;
         let mut moving = self.moving.lock();
+        if moving.machine.wants_more() {
+            if let Some(migration) = device.migration() {
+                context::run(&self.shared, Inside::Callback, || moving.save_early(migration));
+            }
+        }
         let data = moving.machine.read(request.size as usize)?;
         MigDataReadReply { data }.emit(out);
         Ok(())
@@ -311,8 +358,7 @@ impl Executor {
         let mut moving = self.moving.lock();
         moving.writer = None;
         moving.machine.reset();
-        self.shared.irqs.set_stopped(false);
-        self.shared.set_stopped(false);
+        self.hold(false);
     }
 
     /// The client has gone, and its session that saved or loaded with it.
@@ -320,7 +366,6 @@ impl Executor {
         let mut moving = self.moving.lock();
         moving.writer = None;
         moving.machine.disconnect();
-        self.shared.set_stopped(moving.machine.is_stopped());
-        self.shared.irqs.set_stopped(moving.machine.is_stopped());
+        self.hold(moving.machine.is_stopped());
     }
 }

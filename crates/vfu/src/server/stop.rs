@@ -17,6 +17,9 @@ pub enum ServeError {
     /// The system refused a descriptor.
     #[error("can't set the server up: {0}")]
     Setup(std::io::Error),
+    /// It was to wait for the state of another device.
+    #[error("the device can't be moved, so it can't wait for the state of another")]
+    NotMovable,
 }
 
 /// Stops a server, from any thread. The client is disconnected, the run loop returns.
