@@ -5,7 +5,9 @@ use std::sync::Arc;
 use vfu_proto::session::Counters;
 
 use crate::dma::Dma;
+use crate::doorbell::Doorbell;
 use crate::irq::{Intx, Vector};
+use crate::memory::SharedMemory;
 use crate::shared::Shared;
 
 /// What a device has of the house: the client's memory, and its interrupts.
@@ -34,6 +36,18 @@ impl Handle {
     /// The interrupt pin.
     pub fn intx(&self) -> Intx {
         Intx::new(self.shared.clone())
+    }
+
+    /// The memory of a region that the client may map
+    /// ([`Builder::mmap`](crate::server::Builder::mmap)); `None` if it has none of the library's.
+    pub fn memory(&self, region: u32) -> Option<SharedMemory> {
+        self.shared.regions.memory(region).cloned()
+    }
+
+    /// The doorbell at a place ([`Builder::ioeventfd`](crate::server::Builder::ioeventfd)), the
+    /// first of several there.
+    pub fn doorbell(&self, region: u32, offset: u64) -> Option<Doorbell> {
+        self.shared.regions.doorbell(region, offset).cloned()
     }
 
     /// What happened in the session with the client that is connected now.

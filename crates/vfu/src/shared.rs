@@ -4,10 +4,12 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::context::{self, Inside};
+use crate::dma::dirty::Log;
 use crate::dma::{DmaError, Table};
 use crate::irq::Irqs;
 use crate::link::{Asker, Link, Reenter};
 use crate::pci::{ConfigSpace, PowerState};
+use crate::server::Regions;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 
@@ -21,6 +23,8 @@ const WINDOW: usize = 1 << 20;
 /// One device, from its making to its end; clients come and go.
 pub(crate) struct Shared {
     pub(crate) table: Table,
+    /// Dirty page logging of the session.
+    pub(crate) dirty: Log,
     pub(crate) irqs: Irqs,
     config: Mutex<ConfigSpace>,
     /// Bus Master Enable gates what the device sends.
@@ -37,6 +41,7 @@ pub(crate) struct Shared {
     reentry: OnceLock<Arc<dyn Reenter>>,
     handler_timeout: Option<Duration>,
     live: RwLock<Option<Arc<Live>>>,
+    pub(crate) regions: Arc<Regions>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -62,6 +67,10 @@ pub(crate) struct Live {
     pub(crate) link: Arc<Link>,
     /// The most bytes of data that a message to or from the client may carry.
     pub(crate) max_transfer: usize,
+    /// Descriptors that the client takes with one message.
+    pub(crate) max_fds: usize,
+    /// REGION_WRITE_MULTI was agreed on.
+    pub(crate) write_multiple: bool,
 }
 
 impl Live {
@@ -88,9 +97,11 @@ impl Shared {
         irqs: Irqs,
         needs_bus_master: bool,
         handler_timeout: Option<Duration>,
+        regions: Arc<Regions>,
     ) -> Self {
         Shared {
             table: Table::default(),
+            dirty: Log::default(),
             irqs,
             bus_master: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
@@ -102,6 +113,7 @@ impl Shared {
             reentry: OnceLock::new(),
             handler_timeout,
             live: RwLock::new(None),
+            regions,
         }
     }
 

@@ -117,9 +117,14 @@ fn a_region_may_be_mapped_as_a_whole() {
     let (_ours, file) = memory(0);
     let server = TestServer::with(|builder| builder.mmap(2, Shareable::new(file, 0)));
     let peer = RawPeer::begin(server.path()).unwrap();
+    assert_eq!(parsed(&region_info(&peer, 32, 2)).needed_argsz, Some(64));
     let reply = region_info(&peer, 4096, 2);
     assert_eq!(reply.fds.len(), 1);
-    assert!(parsed(&reply).flags.contains(RegionFlags::MMAP));
+    let info = parsed(&reply);
+    assert!(info.flags.contains(RegionFlags::MMAP));
+    // Said in words, as libvfio-user does.
+    let whole = vec![Area { offset: 0, size: TestDevice::BAR2_SIZE }];
+    assert_eq!(info.capabilities, [RegionCapability::SparseMmap(whole)]);
     assert!(region_info(&peer, 4096, 0).fds.is_empty());
     drop(peer);
 

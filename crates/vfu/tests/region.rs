@@ -38,6 +38,14 @@ fn refused(peer: &RawPeer, command: Command, payload: &[u8]) {
     assert!(reply.payload.is_empty());
 }
 
+/// A client of which the device has been told, and nothing else in the log.
+fn begin(server: &TestServer) -> RawPeer {
+    let peer = RawPeer::begin(server.path()).unwrap();
+    server.log().wait_for(&Call::Connected).unwrap();
+    server.log().take();
+    peer
+}
+
 #[test]
 fn what_is_written_reads_back() {
     let server = TestServer::start();
@@ -58,7 +66,7 @@ fn what_is_written_reads_back() {
 #[test]
 fn accesses_that_are_not_in_a_region_are_refused() {
     let server = TestServer::start();
-    let peer = RawPeer::begin(server.path()).unwrap();
+    let peer = begin(&server);
     let bar0 = TestDevice::BAR0_SIZE;
     let outside = [
         (0, bar0, 1),
@@ -96,8 +104,7 @@ fn accesses_that_are_not_in_a_region_are_refused() {
 #[test]
 fn an_access_of_nothing_succeeds() {
     let server = TestServer::start();
-    let peer = RawPeer::begin(server.path()).unwrap();
-    server.log().take();
+    let peer = begin(&server);
     for (region, offset) in [(0, 0), (0, 5), (0, TestDevice::BAR0_SIZE), (7, 0)] {
         let expected = access(offset, region, 0, &[]);
         let reply = peer.call(1, &read(region, offset, 0)).unwrap();
@@ -180,8 +187,7 @@ fn no_access_to_configuration_space_is_an_error() {
 #[test]
 fn many_writes_come_in_one_message_in_their_order() {
     let server = TestServer::start();
-    let peer = RawPeer::begin(server.path()).unwrap();
-    server.log().take();
+    let peer = begin(&server);
     let entries: Vec<_> = (0..200u64)
         .map(|i| WriteEntry::new(i, 0, &i.to_le_bytes()[..1 + (i as usize) % 8]).unwrap())
         .collect();
@@ -201,7 +207,7 @@ fn many_writes_come_in_one_message_in_their_order() {
 #[test]
 fn many_writes_end_at_the_first_bad_one() {
     let server = TestServer::start();
-    let peer = RawPeer::begin(server.path()).unwrap();
+    let peer = begin(&server);
     let entry = |region, offset| WriteEntry::new(offset, region, &[7]).unwrap();
     for bad in [entry(9, 0), entry(3, 0), entry(0, TestDevice::BAR0_SIZE)] {
         server.log().take();
@@ -218,8 +224,7 @@ fn many_writes_end_at_the_first_bad_one() {
 #[test]
 fn many_writes_that_make_no_sense_do_nothing() {
     let server = TestServer::start();
-    let peer = RawPeer::begin(server.path()).unwrap();
-    server.log().take();
+    let peer = begin(&server);
     let mut payloads = Vec::new();
     let whole = {
         let mut payload = 1u64.to_le_bytes().to_vec();

@@ -9,6 +9,7 @@ use vfu_proto::session::{Limits, Role};
 use vfu_proto::wire::Capabilities;
 
 use super::memory::Maps;
+use super::posted::PostedWrites;
 use super::{Client, ClientError, Inner, handshake};
 use crate::link::Link;
 use crate::transport::connect_to;
@@ -87,6 +88,7 @@ impl ClientBuilder {
         let inner = Inner {
             link,
             maps: Arc::new(Maps::default()),
+            posted: PostedWrites::default(),
             server: agreed.server,
             max_transfer: agreed.max_transfer,
             version: agreed.version,

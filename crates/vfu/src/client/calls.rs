@@ -4,10 +4,10 @@ use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vfu_proto::wire::{
-    Command, DeviceInfo, DeviceInfoRequest, DmaMap, DmaMapFlags, DmaUnmapRequest, IoFdsReply,
-    IoFdsRequest, IrqAction, IrqData, IrqInfo, IrqInfoRequest, RegionInfo, RegionInfoRequest,
-    RegionReadReply, RegionReadRequest, RegionWriteRequest, Reply, Request, SetIrqs, UnmapWhat,
-    WriteEntry, WriteMulti,
+    Command, DeviceInfo, DeviceInfoRequest, DmaMap, DmaMapFlags, DmaUnmapRequest, IrqAction,
+    IrqData, IrqInfo, IrqInfoRequest, RegionInfo, RegionInfoRequest, RegionReadReply,
+    RegionReadRequest, RegionWriteRequest, Reply, Request, SetIrqs, UnmapWhat, WriteEntry,
+    WriteMulti,
 };
 
 use super::regions::{RegionDetails, details};
@@ -64,21 +64,6 @@ impl Client {
             _ => None,
         })?;
         Ok((info, fds))
-    }
-
-    /// The descriptors that stand for pieces of a region (DEVICE_GET_REGION_IO_FDS).
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub fn region_io_fds(&self, index: u32) -> Result<(IoFdsReply, Vec<OwnedFd>), ClientError> {
-        let request = Request::DeviceGetRegionIoFds(IoFdsRequest { argsz: 4096, index });
-        let mut reply = self.call(&request, &[])?;
-        let fds = std::mem::take(&mut reply.fds);
-        let list = self.parse(Command::DeviceGetRegionIoFds, &reply, |reply| match reply {
-            Reply::DeviceGetRegionIoFds(list) => Some(list),
-            _ => None,
-        })?;
-        Ok((list, fds))
     }
 
     /// How many vectors an interrupt type has, and what can be done with it (DEVICE_GET_IRQ_INFO).
@@ -256,11 +241,11 @@ impl Client {
             self.start_service()?;
         }
         // The server may use it before we see its reply.
-        self.inner.maps.insert(address, size, flags, &memory);
+        let before = self.inner.maps.insert(address, size, flags, &memory);
         let request = Request::DmaMap(DmaMap { flags, offset, address, size });
         let result = self.call(&request, fd.as_slice());
         if result.is_err() {
-            self.inner.maps.remove(address);
+            self.inner.maps.restore(address, before);
         }
         result.map(|reply| self.recycle(reply))
     }
@@ -296,7 +281,7 @@ impl Client {
         Ok(())
     }
 
-    fn unmap(&self, what: UnmapWhat) -> Result<u64, ClientError> {
+    pub(super) fn unmap(&self, what: UnmapWhat) -> Result<u64, ClientError> {
         let reply = self.call(&Request::DmaUnmap(DmaUnmapRequest::new(what)), &[])?;
         self.parse(Command::DmaUnmap, &reply, |reply| match reply {
             Reply::DmaUnmap(reply) => Some(reply.size),
@@ -321,6 +306,8 @@ impl Client {
         let command = request.command();
         let failed = |e: RequestError| ClientError::from_request(command, e);
         let inner = &self.inner;
+        self.send_waiting()?;
+        let mark = inner.posted.mark();
         let ticket = with_scratch(|payload| {
             request.emit(payload);
             inner.link.request(command, &[IoSlice::new(payload)], fds, About::default())
@@ -331,6 +318,7 @@ impl Client {
                 Waited::Command(command) => self.serve(command),
                 Waited::Outcome(outcome) => {
                     let reply = outcome.map_err(failed)?;
+                    inner.posted.executed(mark);
                     if reply.header().is_error() {
                         return Err(ClientError::Refused {
                             command,
@@ -344,20 +332,14 @@ impl Client {
     }
 
     fn post(&self, request: &Request<'_>) -> Result<(), ClientError> {
-        let command = request.command();
-        with_scratch(|payload| {
-            request.emit(payload);
-            self.inner.link.post(command, &[IoSlice::new(payload)])
-        })
-        .map_err(|e| ClientError::from_request(command, e))?;
-        while let Some(command) = self.inner.link.flushed_or_command() {
-            self.serve(command);
-        }
+        self.send_waiting()?;
+        self.hand_over(request)?;
+        self.serve_until_sent();
         Ok(())
     }
 
     /// Executes a command of the server.
-    fn serve(&self, mut command: Message) {
+    pub(super) fn serve(&self, mut command: Message) {
         let inner = &self.inner;
         service::serve(&inner.link, &inner.maps, inner.max_transfer, &mut command);
         inner.link.end_command(command);

@@ -2,10 +2,15 @@
 
 mod builder;
 mod calls;
+mod dirty;
+mod doorbells;
 mod error;
 mod handshake;
+mod logging;
+mod mapped;
 mod memory;
 mod migration;
+mod posted;
 mod regions;
 mod service;
 
@@ -19,11 +24,16 @@ use vfu_proto::wire::{Capabilities, DmaMapFlags};
 use crate::link::Link;
 
 pub use builder::ClientBuilder;
+pub use dirty::{DirtyPages, DirtyRanges};
+pub use doorbells::{Doorbells, Rung};
 pub use error::ClientError;
+pub use mapped::MappedRegion;
 pub use memory::{DmaMemory, Memory};
+pub use posted::Posted;
 pub use regions::{RegionDetails, RegionMmap};
 
 use memory::Maps;
+use posted::PostedWrites;
 
 /// What most memory of a client is: the device may read it and write it.
 pub const READ_WRITE: DmaMapFlags = DmaMapFlags::READ.union(DmaMapFlags::WRITE);
@@ -44,6 +54,7 @@ pub struct Client {
 struct Inner {
     link: Arc<Link>,
     maps: Arc<Maps>,
+    posted: PostedWrites,
     server: Capabilities,
     /// The most data that a message to or from the server may carry, in bytes.
     max_transfer: usize,

@@ -11,7 +11,7 @@ use super::copy;
 
 /// Memory that the peer shares with us. Reached by copies only.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     /// The start of the mapping, at a page's border.
     base: NonNull<u8>,
     /// The mapping's length in bytes, from `base`.
@@ -28,7 +28,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps `len` bytes of `fd` from `offset`, neither of which need be a page's multiple.
-    pub(super) fn new(
+    pub(crate) fn new(
         fd: BorrowedFd<'_>,
         offset: u64,
         len: u64,
@@ -50,7 +50,7 @@ impl Mapping {
     }
 
     /// Copies from the piece; `at` is in bytes from its start. The caller checked the permission.
-    pub(super) fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Errno> {
+    pub(crate) fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Errno> {
         let from = self.at(at, to.len())?;
         // SAFETY: `at` checked that `to.len()` bytes from there lie in the mapping.
         unsafe { copy::load(from, to) };
@@ -58,7 +58,7 @@ impl Mapping {
     }
 
     /// Copies to the piece; as [`read`](Self::read).
-    pub(super) fn write(&self, at: u64, from: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn write(&self, at: u64, from: &[u8]) -> Result<(), Errno> {
         let to = self.at(at, from.len())?;
         // SAFETY: `at` checked that `from.len()` bytes from there lie in the mapping.
         unsafe { copy::store(from, to) };

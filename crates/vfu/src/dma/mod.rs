@@ -1,6 +1,7 @@
 //! The peer's memory, as the device reaches it.
 
 mod copy;
+pub(crate) mod dirty;
 mod future;
 mod lease;
 mod mapping;
@@ -17,7 +18,8 @@ use vfu_proto::wire::Errno;
 use crate::link::RequestError;
 use crate::shared::Shared;
 
-pub(crate) use region::{Backing, Region};
+pub(crate) use mapping::Mapping;
+pub(crate) use region::{Backing, File, Region};
 pub(crate) use table::{Inserted, Table};
 use transfer::{Buffer, Transfer};
 

@@ -9,6 +9,7 @@ use rustix::io::{Errno as SysErrno, pread, pwrite};
 use vfu_proto::wire::{AccessMode, DmaMap, DmaMapFlags, Errno};
 
 use super::Direction;
+use super::dirty::Pages;
 use super::mapping::Mapping;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -26,6 +27,8 @@ pub(crate) struct Region {
     pub(crate) writable: bool,
     /// How it is reached.
     pub(crate) backing: Backing,
+    /// What of it was written.
+    dirty: Pages,
     /// Leases out.
     pub(super) users: AtomicUsize,
     /// No longer in the table.
@@ -59,12 +62,17 @@ pub(crate) struct File {
 }
 
 impl File {
-    fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
+    pub(crate) fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
         let stat = fstat(&fd)?;
         let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         let lasting = sealed || length(&stat) == u64::MAX;
         let length = AtomicU64::new(length(&stat));
         Ok(File { fd, offset, identity: (stat.st_dev, stat.st_ino), length, lasting })
+    }
+
+    /// Whether the file can't become shorter.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.lasting
     }
 
     /// Whether the bytes lie in the file now. It may have grown since the last look, and shrunk
@@ -80,7 +88,7 @@ impl File {
         end <= now
     }
 
-    fn read(&self, at: u64, mut to: &mut [u8]) -> Result<(), SysErrno> {
+    pub(crate) fn read(&self, at: u64, mut to: &mut [u8]) -> Result<(), SysErrno> {
         let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
         while !to.is_empty() {
             match pread(&self.fd, &mut *to, position) {
@@ -96,7 +104,7 @@ impl File {
         Ok(())
     }
 
-    fn write(&self, at: u64, mut from: &[u8]) -> Result<(), SysErrno> {
+    pub(crate) fn write(&self, at: u64, mut from: &[u8]) -> Result<(), SysErrno> {
         // A write past the end would make the peer's file longer.
         if !self.holds(at, from.len()) {
             return Err(SysErrno::FAULT);
@@ -144,6 +152,7 @@ impl Region {
             readable,
             writable,
             backing,
+            dirty: Pages::new(map.address, map.size),
             users: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             unused: Mutex::new(None),
@@ -213,13 +222,22 @@ impl Region {
         }
     }
 
-    /// Copies to direct memory; as [`read_direct`](Self::read_direct).
+    /// Copies to direct memory, and logs it; as [`read_direct`](Self::read_direct).
     pub(super) fn write_direct(&self, at: u64, from: &[u8]) -> Result<(), SysErrno> {
-        match &self.backing {
+        let result = match &self.backing {
             Backing::Mapped(mapping, file) if file.holds(at, from.len()) => mapping.write(at, from),
             Backing::FileIo(file) => file.write(at, from),
-            Backing::Mapped(..) | Backing::Message => Err(SysErrno::FAULT),
-        }
+            Backing::Mapped(..) | Backing::Message => return Err(SysErrno::FAULT),
+        };
+        // Also after an error, which a part may have gone before.
+        self.dirty.mark(self.address.wrapping_add(at), from.len());
+        result
+    }
+
+    /// What of it was written; `None` if this side does not write to it. What goes by messages the
+    /// peer writes itself, and knows.
+    pub(crate) fn logged(&self) -> Option<&Pages> {
+        (self.writable && !matches!(self.backing, Backing::Message)).then_some(&self.dirty)
     }
 }
 

@@ -8,14 +8,14 @@ use vfu_proto::wire::Errno;
 
 /// Checked when it came; writing to it can't block, nor raise a signal.
 #[derive(Debug)]
-pub(super) struct EventFd(OwnedFd);
+pub(crate) struct EventFd(OwnedFd);
 
 impl EventFd {
     /// Takes a descriptor of the client, if it is an eventfd, and makes it non-blocking.
     ///
     /// # Errors
     /// `EINVAL`: it is something else.
-    pub(super) fn new(fd: OwnedFd) -> Result<EventFd, Errno> {
+    pub(crate) fn new(fd: OwnedFd) -> Result<EventFd, Errno> {
         // Files without a name have no type. The kernel shows their kind in /proc, if we have it.
         let stat = fstat(&fd).map_err(|_| Errno::EINVAL)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Unknown {
@@ -34,7 +34,7 @@ impl EventFd {
     }
 
     /// Adds one. A counter that is full has not been read yet: the client will see it anyway.
-    pub(super) fn signal(&self) -> Result<(), SysErrno> {
+    pub(crate) fn signal(&self) -> Result<(), SysErrno> {
         match write(&self.0, &1u64.to_ne_bytes()) {
             Ok(_) | Err(SysErrno::AGAIN) => Ok(()),
             Err(e) => Err(e),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::shared::Shared;
 use fence::Raise;
 
+pub(crate) use eventfd::EventFd;
 pub(crate) use table::Irqs;
 
 /// The interrupt types of a PCI device; the numbers are VFIO's.

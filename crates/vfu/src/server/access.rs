@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use tracing::{debug, trace};
+use tracing::{debug, info, trace};
 use vfu_proto::wire::{Errno, RegionReadReply, RegionReadRequest, RegionWriteRequest};
 
 use super::executor::{Call, Executor, Outcome};
@@ -63,6 +63,10 @@ impl Executor {
                 Msix::Table(at) => table.read(at, data),
                 Msix::Pba(at) => table.read_pba(at, data),
             }
+        } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {
+            if let Err(e) = memory.read(offset, data) {
+                debug!(region, error = %e, "read of shared memory");
+            }
         } else if self.is_frozen() {
             debug!(region, offset, "read from a device that is being moved");
         } else {
@@ -115,14 +119,20 @@ impl Executor {
             self.config_write(device, link, offset as usize, data);
         } else if self.shared.is_asleep() {
             debug!(region, offset, "write to a device that is not in D0");
-        } else if region == ROM_REGION {
-            debug!(offset, len = data.len(), "write to the ROM dropped");
+        } else if self.regions.is_read_only(region) {
+            debug!(region, offset, len = data.len(), "write to what is read-only dropped");
         } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
             if let Msix::Table(at) = place {
                 table.lock().unwrap_or_else(PoisonError::into_inner).write(at, data);
             }
         } else if self.shared.is_stopped() {
             debug!(region, offset, "write to a device that is stopped");
+        } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {
+            if let Err(e) = memory.write_by_message(offset, data) {
+                debug!(region, error = %e, "write to shared memory");
+            }
+        } else if let Some(doorbell) = self.regions.rung(region, offset, data) {
+            doorbell.ring();
         } else {
             let at = Access { region, offset };
             let result = context::run(&self.shared, Inside::Handler, || match defer {
@@ -149,7 +159,7 @@ impl Executor {
         }
         self.shared.follow();
         if let Some((from, to)) = effects.power_state {
-            debug!(?from, ?to, "power state");
+            info!(?from, ?to, "power state");
             context::run(&self.shared, Inside::Callback, || device.power_changed(from, to));
         }
         if effects.flr {

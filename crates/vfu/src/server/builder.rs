@@ -9,13 +9,14 @@ use vfu_proto::session::Limits;
 
 use super::executor::Executor;
 use super::reentry::Reentry;
-use super::regions::{Regions, ShareError, Shareable};
+use super::regions::{Asked, Region, Regions, ShareError, Shareable};
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
+use crate::doorbell::{Doorbell, IoEventFd};
 use crate::handle::Handle;
 use crate::irq::Irqs;
-use crate::pci::{BARS, ConfigSpace, Pci, PciError};
+use crate::pci::{ConfigSpace, Pci, PciError};
 use crate::reentrant::{Reentrant, SharedDevice};
 use crate::shared::Shared;
 use crate::transport::{ListenError, Listener, is_listening};
@@ -49,7 +50,7 @@ pub(crate) struct Settings {
 pub struct Builder {
     pci: Pci,
     settings: Settings,
-    shared: [Option<Shareable>; BARS],
+    regions: Asked,
     bus_master_gate: bool,
 }
 
@@ -64,7 +65,7 @@ impl Builder {
                 twin_socket: true,
                 incoming: false,
             },
-            shared: Default::default(),
+            regions: Asked::default(),
             bus_master_gate: true,
         }
     }
@@ -108,11 +109,33 @@ impl Builder {
         self
     }
 
-    /// Lets the client map a memory BAR, or areas of it.
-    pub fn mmap(mut self, bar: usize, memory: Shareable) -> Self {
-        if let Some(slot) = self.shared.get_mut(bar) {
-            *slot = Some(memory);
-        }
+    /// Lets the client map a memory BAR, or areas of it. With [`SharedMemory`](crate::SharedMemory),
+    /// the device finds it again by [`Handle::memory`].
+    ///
+    /// QEMU does not post writes to a device that has anything to map: it waits for each.
+    pub fn mmap(mut self, bar: usize, memory: impl Into<Shareable>) -> Self {
+        self.regions.shared.retain(|(other, _)| *other != bar);
+        self.regions.shared.push((bar, memory.into()));
+        self
+    }
+
+    /// Adds a region of the device's own, beyond those of PCI: the first is number 9, each further
+    /// one the next. Reads and writes reach the device with that number.
+    pub fn region(mut self, region: Region) -> Self {
+        self.regions.own.push(region);
+        self
+    }
+
+    /// Makes a place in a BAR a doorbell, which a client may ring by an eventfd. The device finds it
+    /// by [`Handle::doorbell`]. Of several at one place the first whose width and data fit rings.
+    pub fn ioeventfd(mut self, at: IoEventFd) -> Self {
+        self.regions.doorbells.push((at, None));
+        self
+    }
+
+    /// As [`ioeventfd`](Self::ioeventfd), with a doorbell of your own: one that several places ring.
+    pub fn ioeventfd_to(mut self, at: IoEventFd, doorbell: &Doorbell) -> Self {
+        self.regions.doorbells.push((at, Some(doorbell.clone())));
         self
     }
 
@@ -144,7 +167,7 @@ impl Builder {
         if config.rom().is_some_and(|rom| !rom.has_signature) {
             warn!("the expansion ROM does not begin with 0x55 0xaa; firmware and Linux ignore it");
         }
-        let regions = Regions::new(&config, self.shared)?;
+        let regions = Arc::new(Regions::new(&config, self.regions)?);
         let irqs = Irqs::new([
             u32::from(config.interrupt_pin().is_some()),
             config.msi().map_or(0, |msi| u32::from(msi.vectors_supported)),
@@ -158,6 +181,7 @@ impl Builder {
             irqs,
             self.bus_master_gate,
             self.settings.limits.handler_timeout,
+            regions.clone(),
         ));
         let executor = Arc::new(Executor::new(shared.clone(), regions, msix, &self.settings));
         executor.hold(self.settings.incoming);

@@ -18,8 +18,10 @@ pub(super) fn disconnect<D: Device + ?Sized>(
 ) {
     shared.set_live(None);
     shared.next_epoch();
+    executor.stop_logging();
     executor.unmap_all(device, link);
     shared.irqs.disconnect();
+    shared.regions.disconnect();
     executor.disconnect_migration();
     shared.set_gate(Gate::Open);
     context::run(shared, Inside::Callback, || device.reset(Reset::ConnectionLost));

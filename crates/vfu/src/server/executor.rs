@@ -5,20 +5,20 @@
 //! and (here nothing else goes on meanwhile) a change that waits for the device to come to rest.
 
 use std::io::IoSlice;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
-use tracing::debug;
+use tracing::{debug, info};
 use vfu_proto::session::{Channel, Closed};
 use vfu_proto::wire::{
-    Command, DeviceFlags, DeviceInfo, Errno, HEADER_SIZE, Header, IoFdLayout, IoFdsReply, IrqFlags,
-    IrqInfo, RegionWriteRequest, Request, SetIrqs, WriteMultiReply,
+    Command, DeviceFlags, DeviceInfo, Errno, HEADER_SIZE, Header, IrqFlags, IrqInfo,
+    RegionWriteRequest, Request, SetIrqs, WriteMultiReply,
 };
 
 use super::builder::Settings;
 use super::migrate::Moving;
 use super::parked::{Parked, Retired};
-use super::regions::{REGIONS, Regions};
+use super::regions::{IoFdsAnswer, Regions};
 use crate::context::{self, Inside};
 use crate::device::{Device, Reset};
 use crate::irq::{IrqIndex, Irqs};
@@ -31,7 +31,7 @@ use crate::sync::Mutex;
 #[derive(Debug)]
 pub(crate) struct Executor {
     pub(super) shared: Arc<Shared>,
-    pub(super) regions: Regions,
+    pub(super) regions: Arc<Regions>,
     pub(super) msix: Option<(MsixState, Mutex<MsixTable>)>,
     pub(super) max_transfer: u32,
     pub(super) max_dma_maps: usize,
@@ -47,6 +47,8 @@ pub(super) enum Outcome<'a> {
     Reply,
     /// Reply now, with a descriptor.
     ReplyWith(BorrowedFd<'a>),
+    /// Reply now, with descriptors.
+    ReplyWithAll(Vec<Arc<OwnedFd>>),
     /// Somebody else replies, later.
     Later,
 }
@@ -61,7 +63,7 @@ pub(super) struct Call<'a> {
 impl Executor {
     pub(super) fn new(
         shared: Arc<Shared>,
-        regions: Regions,
+        regions: Arc<Regions>,
         msix: Option<MsixState>,
         settings: &Settings,
     ) -> Self {
@@ -110,6 +112,10 @@ impl Executor {
             Ok(Outcome::Later) => Ok(()),
             Ok(Outcome::Reply) => call.reply(&mut out, &[]),
             Ok(Outcome::ReplyWith(fd)) => call.reply(&mut out, &[fd]),
+            Ok(Outcome::ReplyWithAll(fds)) => {
+                let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+                call.reply(&mut out, &fds)
+            }
             Err(errno) => call.refuse(errno),
         };
         self.give_buffer(out);
@@ -146,6 +152,9 @@ impl Executor {
             Request::RegionRead(r) => return self.region_read(device, call, &r, out),
             Request::RegionWrite(r) => return self.region_write(device, call, &r, out),
             Request::RegionWriteMulti(writes) => {
+                if !self.shared.live().is_some_and(|live| live.write_multiple) {
+                    return Err(Errno::EINVAL);
+                }
                 // The first bad one ends it; the reply says how far it came.
                 let made = writes.iter().map_while(|write| {
                     let (offset, region) = (write.offset(), write.region());
@@ -161,7 +170,7 @@ impl Executor {
             },
             Request::DeviceGetInfo(_) => DeviceInfo {
                 flags: DeviceFlags::RESET | DeviceFlags::PCI,
-                num_regions: REGIONS,
+                num_regions: self.regions.count(),
                 num_irqs: IrqIndex::ALL.len() as u32,
             }
             .emit(out),
@@ -173,20 +182,18 @@ impl Executor {
                 }
             }
             Request::DeviceGetRegionIoFds(r) => {
-                if self.regions.size(r.index)? == 0 {
-                    return Err(Errno::EINVAL);
+                let max_fds = self.shared.live().map_or(0, |live| live.max_fds);
+                let IoFdsAnswer { reply, fds } = self.regions.io_fds(r.index, max_fds)?;
+                if reply.emit_for(r.argsz, out) && !fds.is_empty() {
+                    return Ok(Outcome::ReplyWithAll(fds));
                 }
-                let none = IoFdsReply {
-                    index: r.index,
-                    layout: IoFdLayout::default(),
-                    entries: Vec::new(),
-                    truncated: None,
-                };
-                none.emit_for(r.argsz, out);
             }
             Request::DeviceGetIrqInfo(r) => irq_info(&self.shared.irqs, r.index)?.emit(out),
             Request::DeviceSetIrqs(r) => self.set_irqs(&r, fds)?,
             Request::DeviceReset => self.reset(device, call.link, Reset::Device),
+            Request::DeviceFeature(r) if Self::is_logging(r.op.feature()) => {
+                self.logging(&r, out)?;
+            }
             Request::DeviceFeature(r) => self.feature(device, &r, out)?,
             Request::MigDataRead(r) => self.mig_data_read(device, r, out)?,
             Request::MigDataWrite(r) => self.mig_data_write(device, &r)?,
@@ -205,7 +212,7 @@ impl Executor {
     /// The function goes back to its state at power-on. What the client arranged stays: mappings,
     /// eventfds, capabilities. Nothing waits for the client.
     pub(super) fn reset<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>, kind: Reset) {
-        debug!(?kind, "reset");
+        info!(?kind, "reset");
         self.shared.set_gate(Gate::Resetting);
         self.shared.next_epoch();
         self.shared.stop_mastering();

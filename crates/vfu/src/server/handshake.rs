@@ -18,12 +18,18 @@ use crate::link::{Link, Message};
 const MINOR: u16 = 1;
 /// Descriptors that we take with one message. QEMU refuses to hear of more than 16.
 const MAX_FDS: u32 = 16;
+/// The most descriptors that Linux sends with one message (SCM_MAX_FD).
+const MAX_SENT_FDS: u32 = 253;
 
 /// What both sides agreed on.
 #[derive(Debug)]
 pub(super) struct Agreed {
     /// The most data that a message to or from the client may carry, in bytes.
     pub(super) max_transfer: usize,
+    /// Descriptors that the client takes with one message.
+    pub(super) max_fds: usize,
+    /// REGION_WRITE_MULTI may be used.
+    pub(super) write_multiple: bool,
 }
 
 /// Answers the first command. A client that can't be served is told why, and disconnected.
@@ -69,7 +75,9 @@ pub(super) fn answer(link: &Link, settings: &Settings, first: &Message) -> Resul
     let theirs = proposed.caps.max_data_xfer_size.unwrap_or(DEFAULT_MAX_DATA_XFER_SIZE);
     let max_transfer = theirs.min(settings.max_transfer) as usize;
     info!(minor = reply.minor, max_transfer, twin = has_twin, "client connected");
-    Ok(Agreed { max_transfer })
+    let max_fds = proposed.caps.max_msg_fds.unwrap_or(DEFAULT_MAX_MSG_FDS).min(MAX_SENT_FDS);
+    let write_multiple = reply.caps.write_multiple == Some(true);
+    Ok(Agreed { max_transfer, max_fds: max_fds as usize, write_multiple })
 }
 
 /// What we can do, whatever the client proposes.

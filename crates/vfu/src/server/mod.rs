@@ -8,6 +8,7 @@
 mod access;
 mod builder;
 mod cleanup;
+mod dirty;
 mod event_loop;
 mod executor;
 mod handshake;
@@ -24,7 +25,8 @@ mod stop;
 mod tokio;
 
 pub use builder::{Bound, BuildError, Builder};
-pub use regions::{MmapArea, ShareError, Shareable};
+pub(crate) use regions::Regions;
+pub use regions::{MmapArea, Region, ShareError, Shareable};
 pub use run::Server;
 pub use running::Running;
 pub use stop::{ServeError, Stopper};

@@ -128,7 +128,8 @@ impl<D: Device> Server<D> {
     pub(super) fn agree(&mut self, link: &Arc<Link>, first: &Message) -> Result<(), Closed> {
         let agreed = handshake::answer(link, &self.settings, first)?;
         link.opened();
-        let live = Live { link: link.clone(), max_transfer: agreed.max_transfer };
+        let handshake::Agreed { max_transfer, max_fds, write_multiple } = agreed;
+        let live = Live { link: link.clone(), max_transfer, max_fds, write_multiple };
         self.shared.set_live(Some(Arc::new(live)));
         context::run(&self.shared, Inside::Callback, || self.device.connected());
         Ok(())

@@ -1,0 +1,126 @@
+//! A region of the device, reached through its memory where the server shares it.
+
+use std::os::fd::AsFd;
+
+use tracing::debug;
+
+use super::{Client, ClientError, RegionMmap};
+use crate::dma::{File, Mapping};
+
+/// A region whose shared memory is used directly; made by [`Client::map_region`].
+///
+/// Where the server shares no memory, or lies about it, accesses go by message as ever. Those that
+/// lie in one area are copies, without a system call; an aligned one of 1, 2, 4 or 8 bytes is one load
+/// or one store. A file that the server could cut off is not mapped, since that would kill us; it is
+/// read and written.
+///
+/// The order is kept: while posted writes of this client may still be under way all accesses go by
+/// message, behind them; any request that waits for its reply ends that.
+#[derive(Debug)]
+pub struct MappedRegion {
+    client: Client,
+    index: u32,
+    size: u64,
+    areas: Vec<Area>,
+}
+
+#[derive(Debug)]
+struct Area {
+    offset: u64,
+    size: u64,
+    how: How,
+}
+
+#[derive(Debug)]
+enum How {
+    Mapped(Mapping),
+    File(File),
+}
+
+impl Client {
+    /// Maps what can be mapped of a region.
+    ///
+    /// # Errors
+    /// The region can't be asked about; see [`ClientError`]. That nothing can be mapped is none.
+    pub fn map_region(&self, index: u32) -> Result<MappedRegion, ClientError> {
+        let details = self.region_info(index)?;
+        let mut areas = Vec::new();
+        if let Some(mmap) = &details.mmap {
+            for area in &mmap.areas {
+                match how(mmap, area.offset, area.size, details.writable) {
+                    Ok(how) => areas.push(Area { offset: area.offset, size: area.size, how }),
+                    Err(e) => debug!(index, ?area, error = %e, "can't be mapped"),
+                }
+            }
+        }
+        Ok(MappedRegion { client: self.clone(), index, size: details.size, areas })
+    }
+}
+
+fn how(mmap: &RegionMmap, at: u64, size: u64, writable: bool) -> Result<How, rustix::io::Errno> {
+    let offset = mmap.offset.checked_add(at).ok_or(rustix::io::Errno::INVAL)?;
+    let file = File::new(rustix::io::fcntl_dupfd_cloexec(&mmap.fd, 3)?, offset)?;
+    if file.is_lasting() {
+        Ok(How::Mapped(Mapping::new(mmap.fd.as_fd(), offset, size, true, writable)?))
+    } else {
+        Ok(How::File(file))
+    }
+}
+
+impl MappedRegion {
+    /// The region's length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether an access of `len` bytes needs no message.
+    pub fn is_direct(&self, offset: u64, len: usize) -> bool {
+        self.area(offset, len).is_some()
+    }
+
+    fn area(&self, offset: u64, len: usize) -> Option<(&Area, u64)> {
+        let here = |area: &&Area| {
+            let at = offset.checked_sub(area.offset);
+            at.and_then(|at| at.checked_add(len as u64)).is_some_and(|end| end <= area.size)
+        };
+        self.areas.iter().find(here).map(|area| (area, offset - area.offset))
+    }
+
+    /// Reads from the region.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `to` may then be filled in part.
+    pub fn read(&self, offset: u64, to: &mut [u8]) -> Result<(), ClientError> {
+        if !self.client.inner.posted.are_under_way() {
+            if let Some((area, at)) = self.area(offset, to.len()) {
+                let done = match &area.how {
+                    How::Mapped(mapping) => mapping.read(at, to).is_ok(),
+                    How::File(file) => file.read(at, to).is_ok(),
+                };
+                if done {
+                    return Ok(());
+                }
+            }
+        }
+        self.client.region_read(self.index, offset, to)
+    }
+
+    /// Writes to the region. Where that takes a message it is a posted one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), ClientError> {
+        if !self.client.inner.posted.are_under_way() {
+            if let Some((area, at)) = self.area(offset, from.len()) {
+                let done = match &area.how {
+                    How::Mapped(mapping) => mapping.write(at, from).is_ok(),
+                    How::File(file) => file.write(at, from).is_ok(),
+                };
+                if done {
+                    return Ok(());
+                }
+            }
+        }
+        self.client.region_write_posted(self.index, offset, from)
+    }
+}
