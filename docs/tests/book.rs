@@ -104,7 +104,8 @@ fn what_is_quoted_is_what_the_device_is() {
         let text = read(Path::new("src").join(&file));
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
-            let Some(source) = line.strip_prefix("<!-- ").and_then(|l| l.strip_suffix(" -->")) else {
+            let Some(source) = line.strip_prefix("<!-- ").and_then(|l| l.strip_suffix(" -->"))
+            else {
                 continue;
             };
             let code = read(source);
