@@ -55,6 +55,14 @@ impl Handle {
         self.shared.live().map(|live| live.link.counters())
     }
 
+    /// Whether the client has stopped the device, to move it, or is about to. DMA that has failed with
+    /// [`DmaError::Busy`](crate::DmaError::Busy) or [`DmaError::Canceled`](crate::DmaError::Canceled)
+    /// then is to be tried again when the device goes on: see
+    /// [`Migration::stop`](crate::migration::Migration::stop).
+    pub fn is_stopped(&self) -> bool {
+        self.shared.is_stopped()
+    }
+
     /// Whether a client is connected.
     pub fn is_connected(&self) -> bool {
         self.shared.live().is_some()

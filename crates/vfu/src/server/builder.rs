@@ -70,6 +70,12 @@ impl Builder {
         }
     }
 
+    /// Gives the device an expansion ROM, or another one; see [`Pci::rom`].
+    pub fn rom(mut self, image: impl Into<Arc<[u8]>>) -> Self {
+        self.pci = self.pci.rom(image);
+        self
+    }
+
     /// Limits and timeouts of each session.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;

@@ -230,7 +230,13 @@ impl Executor {
                 if stop_first {
                     self.stop(device)?;
                 }
-                let own = match device.save() {
+                let most = device.max_len();
+                // More could not be loaded.
+                let saved = match device.save() {
+                    Ok(own) if own.len() > most => Err(Errno::ENOSPC),
+                    saved => saved,
+                };
+                let own = match saved {
                     Ok(own) => own,
                     Err(errno) => {
                         if stop_first {
