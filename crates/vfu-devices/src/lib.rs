@@ -22,6 +22,7 @@ mod catalog;
 pub mod dmatest;
 pub mod edu;
 pub mod idio16;
+mod pause;
 
 pub use catalog::{Model, ModelServer, Options, UnknownModel};
 pub use dmatest::DmaTest;
