@@ -280,7 +280,10 @@ impl Context {
         if !self.station().is_inside() {
             self.tell_completed();
         }
-        result.map(|()| 0).map_err(|e| e.errno().raw())
+        result.map(|()| 0).map_err(|error| match error {
+            DmaError::Malformed(_) => EINVAL, // as in the C library
+            error => error.errno().raw(),
+        })
     }
 }
 
