@@ -53,6 +53,7 @@ pub mod memory;
 pub mod migration;
 pub mod pci;
 mod quiesce;
+pub mod raw;
 mod reentrant;
 pub mod regmap;
 pub mod server;

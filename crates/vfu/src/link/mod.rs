@@ -21,9 +21,11 @@
 //! | `attend` | what reaches a session by other ways than its sockets |
 //! | `patience` | deadlines |
 //! | `outbox` | what could not be sent at once |
+//! | `apart` | for users who wait for the socket themselves |
 //!
 //! Locks, in the order in which they may be taken: an outbox, then the state.
 
+mod apart;
 mod attend;
 mod command;
 mod event;
@@ -49,6 +51,7 @@ use vfu_proto::wire::Header;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 use crate::transport::Socket;
+pub(crate) use apart::Came;
 pub(crate) use command::Next;
 use outbox::Outbox;
 pub(crate) use request::{About, Asker, Reenter, RequestError};
@@ -90,6 +93,12 @@ pub(crate) struct Link {
     max_open_answers: usize,
     /// A DMA_WRITE has been sent, some time.
     has_written: AtomicBool,
+    /// A signal came while a thread waited, if the sockets tell of that.
+    interrupted: AtomicBool,
+    /// Nothing is read ahead of the message that is due.
+    exact: AtomicBool,
+    /// A thread of ours sends what waits to be sent, for users who wait elsewhere.
+    sends_apart: AtomicBool,
     /// How long one receive waits at most, if there is a limit: it saves a poll before it.
     tick: OnceLock<Duration>,
     origin: Instant,
@@ -121,6 +130,8 @@ struct State {
     blind: usize,
     /// When the reader, or the event loop, will look up by itself.
     looks_up: Option<Time>,
+    /// A message that the framer refuses is left out, and the session goes on.
+    lenient: bool,
     /// Error replies that the session wants sent.
     refusals: Vec<(Channel, Header)>,
     /// Between the kernel and a message, reused.
@@ -169,6 +180,7 @@ impl Link {
                 attended: false,
                 blind: 0,
                 looks_up: None,
+                lenient: false,
                 refusals: Vec::new(),
                 fds: Vec::new(),
                 spare: Default::default(),
@@ -182,6 +194,9 @@ impl Link {
             open_answers: AtomicUsize::new(0),
             max_open_answers,
             has_written: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
+            exact: AtomicBool::new(false),
+            sends_apart: AtomicBool::new(false),
             tick: OnceLock::new(),
             origin: Instant::now(),
         };

@@ -39,6 +39,14 @@ impl Link {
                         self.settle(channel, arrival, &mut framer, &mut state.refusals);
                     }
                     Ok(None) => break,
+                    Err(e) if state.lenient => {
+                        debug!(%e, "message refused");
+                        framer.skip_refused();
+                        if e.wants_reply() {
+                            let header = e.header().error_reply(wire::Errno::EINVAL);
+                            state.refusals.push((channel, header));
+                        }
+                    }
                     Err(e) => self.end_broken(state, channel, e),
                 }
             }
