@@ -111,7 +111,7 @@ const LOOK: Duration = Duration::from_millis(250);
 struct State {
     session: Session<OwnedFd>,
     /// At home when nobody reads the channel.
-    framers: [Option<Framer<OwnedFd>>; 2],
+    framers: [Option<Box<Framer<OwnedFd>>>; 2],
     /// Since when the message at the head of a channel is incomplete.
     begun: [Option<Time>; 2],
     /// When VERSION has to be here, until it is.
@@ -130,6 +130,10 @@ struct State {
     blind: usize,
     /// When the reader, or the event loop, will look up by itself.
     looks_up: Option<Time>,
+    /// Whom to wake at a time that the session knows nothing of.
+    alarm: Option<(Time, Waker)>,
+    /// Whom to wake now.
+    rung: Option<Waker>,
     /// A message that the framer refuses is left out, and the session goes on.
     lenient: bool,
     /// Error replies that the session wants sent.
@@ -144,6 +148,11 @@ struct State {
 const SPARE: usize = 16;
 
 impl State {
+    /// Whether somebody has to be woken, without the lock.
+    fn has_woken(&self) -> bool {
+        self.rung.is_some() || self.session.has_woken()
+    }
+
     /// Gives the buffer of a message back to the framer that made it.
     fn recycle(&mut self, done: Message) {
         let channel = self.session.channel_of(&done) as usize;
@@ -157,7 +166,7 @@ impl State {
 
 impl Link {
     pub(crate) fn new(socket: OwnedFd, role: Role, limits: Limits) -> Self {
-        let framer = Framer::new(limits.max_message);
+        let framer = Box::new(Framer::new(limits.max_message));
         // A client always waits for a reply, and so with a deadline. It is exact nevertheless:
         // the last half of the time is waited for with a poll.
         let tick = limits.reply_timeout.filter(|_| role == Role::Client).map(|t| t / 2);
@@ -180,6 +189,8 @@ impl Link {
                 attended: false,
                 blind: 0,
                 looks_up: None,
+                alarm: None,
+                rung: None,
                 lenient: false,
                 refusals: Vec::new(),
                 fds: Vec::new(),
@@ -218,7 +229,8 @@ impl Link {
         if self.twin.set(Socket::new(socket)).is_ok() {
             self.limit_receive(self.tick.get().copied().unwrap_or(LOOK));
             let mut state = self.lock();
-            state.framers[1] = Some(Framer::new(state.session.limits().max_message));
+            let framer = Framer::new(state.session.limits().max_message);
+            state.framers[1] = Some(Box::new(framer));
             state.session.add_twin();
         }
     }
@@ -279,8 +291,8 @@ impl Link {
 
     /// Unlocks, and wakes those who have to be.
     fn release(&self, mut state: MutexGuard<'_, State>) {
-        if state.session.has_woken() {
-            let mut woken = Vec::new();
+        if state.has_woken() {
+            let mut woken: Vec<_> = state.rung.take().into_iter().collect();
             state.session.take_woken(&mut woken);
             drop(state);
             woken.into_iter().for_each(Waker::wake);
