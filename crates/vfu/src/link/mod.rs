@@ -111,7 +111,7 @@ const LOOK: Duration = Duration::from_millis(250);
 struct State {
     session: Session<OwnedFd>,
     /// At home when nobody reads the channel.
-    framers: [Option<Framer<OwnedFd>>; 2],
+    framers: [Option<Box<Framer<OwnedFd>>>; 2],
     /// Since when the message at the head of a channel is incomplete.
     begun: [Option<Time>; 2],
     /// When VERSION has to be here, until it is.
@@ -157,7 +157,7 @@ impl State {
 
 impl Link {
     pub(crate) fn new(socket: OwnedFd, role: Role, limits: Limits) -> Self {
-        let framer = Framer::new(limits.max_message);
+        let framer = Box::new(Framer::new(limits.max_message));
         // A client always waits for a reply, and so with a deadline. It is exact nevertheless:
         // the last half of the time is waited for with a poll.
         let tick = limits.reply_timeout.filter(|_| role == Role::Client).map(|t| t / 2);
@@ -218,7 +218,8 @@ impl Link {
         if self.twin.set(Socket::new(socket)).is_ok() {
             self.limit_receive(self.tick.get().copied().unwrap_or(LOOK));
             let mut state = self.lock();
-            state.framers[1] = Some(Framer::new(state.session.limits().max_message));
+            let framer = Framer::new(state.session.limits().max_message);
+            state.framers[1] = Some(Box::new(framer));
             state.session.add_twin();
         }
     }

@@ -14,7 +14,7 @@ use crate::transport::Received;
 
 /// The framers of the channels that a thread reads, for as long as it does.
 pub(super) struct Reading {
-    framers: [Option<Framer<OwnedFd>>; 2],
+    framers: [Option<Box<Framer<OwnedFd>>>; 2],
     fds: Vec<OwnedFd>,
 }
 

@@ -29,6 +29,11 @@ impl Link {
     pub(super) fn pump(&self, state: &mut State) {
         for channel in Channel::ALL {
             let index = channel as usize;
+            // Most often nothing has come since the last time.
+            let idle = |framer: &Framer<OwnedFd>| !framer.is_mid_message();
+            if state.begun[index].is_none() && state.framers[index].as_deref().is_some_and(idle) {
+                continue;
+            }
             let Some(mut framer) = state.framers[index].take() else { continue };
             state.spare[index].drain(..).for_each(|done| framer.recycle(done));
             while state.session.closed().is_none() && !state.session.is_paused(channel) {
