@@ -69,7 +69,7 @@ pub use device::{Access, Device, DmaRange, Fault, Reset};
 pub use dma::{Dma, DmaError};
 pub use doorbell::{Doorbell, IoEventFd};
 pub use handle::Handle;
-pub use irq::{Intx, IrqError, IrqIndex, Vector};
+pub use irq::{Coalescing, DeviceError, Intx, IrqError, IrqIndex, Notice, Vector};
 pub use memory::SharedMemory;
 pub use pci::{Bar, Pci, Pin};
 pub use quiesce::{Quiesce, Quiescing};

@@ -130,6 +130,10 @@ struct State {
     blind: usize,
     /// When the reader, or the event loop, will look up by itself.
     looks_up: Option<Time>,
+    /// Whom to wake at a time that the session knows nothing of.
+    alarm: Option<(Time, Waker)>,
+    /// Whom to wake now.
+    rung: Option<Waker>,
     /// A message that the framer refuses is left out, and the session goes on.
     lenient: bool,
     /// Error replies that the session wants sent.
@@ -144,6 +148,11 @@ struct State {
 const SPARE: usize = 16;
 
 impl State {
+    /// Whether somebody has to be woken, without the lock.
+    fn has_woken(&self) -> bool {
+        self.rung.is_some() || self.session.has_woken()
+    }
+
     /// Gives the buffer of a message back to the framer that made it.
     fn recycle(&mut self, done: Message) {
         let channel = self.session.channel_of(&done) as usize;
@@ -180,6 +189,8 @@ impl Link {
                 attended: false,
                 blind: 0,
                 looks_up: None,
+                alarm: None,
+                rung: None,
                 lenient: false,
                 refusals: Vec::new(),
                 fds: Vec::new(),
@@ -280,8 +291,8 @@ impl Link {
 
     /// Unlocks, and wakes those who have to be.
     fn release(&self, mut state: MutexGuard<'_, State>) {
-        if state.session.has_woken() {
-            let mut woken = Vec::new();
+        if state.has_woken() {
+            let mut woken: Vec<_> = state.rung.take().into_iter().collect();
             state.session.take_woken(&mut woken);
             drop(state);
             woken.into_iter().for_each(Waker::wake);

@@ -14,7 +14,7 @@ impl Link {
     /// Hands every whole message to the session, and sends the refusals that come of it.
     pub(super) fn sort<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.pump(&mut state);
-        while !state.refusals.is_empty() || state.session.has_woken() {
+        while !state.refusals.is_empty() || state.has_woken() {
             let refusals = std::mem::take(&mut state.refusals);
             self.release(state);
             for (channel, header) in refusals {

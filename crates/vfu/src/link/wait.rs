@@ -97,7 +97,9 @@ impl Link {
         if state.session.closed().is_some() || self.is_overdue(&mut state) {
             return false;
         }
-        self.expire(&mut state);
+        if self.expire(&mut state) {
+            state = self.sort(state);
+        }
         for quiet in [false, true] {
             let channel = state.session.command_channel();
             let Some(mut reading) = self.take_framers(&mut state, channel, quiet) else {
@@ -133,7 +135,7 @@ impl Link {
                 None if self.has_unsent() && !state.flushing => self.wait_writable(state, until),
                 None => self.sleep(state, until),
             };
-            if self.is_overdue(&mut state) || self.expire(&mut state) || state.session.has_woken() {
+            if self.is_overdue(&mut state) || self.expire(&mut state) || state.has_woken() {
                 self.release(state);
                 state = self.lock();
             }

@@ -27,7 +27,7 @@ impl Station {
     /// A device without a client. It may always send memory requests.
     pub fn new(limits: &Limits) -> Station {
         let config = Pci::endpoint(0, 0).build().expect("a function without anything is possible");
-        let irqs = Irqs::new([0; 5]);
+        let irqs = Irqs::of(&config);
         let regions = Regions::new(&config, Asked::default()).expect("nothing was asked for");
         let (timeout, regions) = (limits.handler_timeout, Arc::new(regions));
         Station { shared: Arc::new(Shared::new(config, irqs, false, timeout, regions)) }
@@ -118,7 +118,11 @@ impl Station {
             return Err(Errno::EINVAL);
         }
         if let Some(pages) = region.0.logged() {
-            pages.report(&mut Picture::new(grid, bits));
+            let mut written = Vec::new();
+            let mut picture = Picture::append(grid, &mut written);
+            pages.report(&mut picture);
+            picture.finish();
+            bits.iter_mut().zip(written).for_each(|(bits, more)| *bits |= more);
         }
         Ok(())
     }
