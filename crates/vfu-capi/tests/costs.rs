@@ -11,7 +11,13 @@ use vfu::wire::{Capabilities, Command, HEADER_SIZE, Header, Version};
 use vfu_capi::types::{AccessFn, Ctx, IoVec, Sg};
 
 unsafe extern "C" {
-    fn vfu_create_ctx(t: c_int, path: *const c_char, f: c_int, p: *mut c_void, d: c_int) -> *mut Ctx;
+    fn vfu_create_ctx(
+        t: c_int,
+        path: *const c_char,
+        f: c_int,
+        p: *mut c_void,
+        d: c_int,
+    ) -> *mut Ctx;
     fn vfu_pci_init(ctx: *mut Ctx, kind: c_int, header: c_int, revision: c_int) -> c_int;
     fn vfu_setup_region(
         ctx: *mut Ctx,
@@ -24,18 +30,42 @@ unsafe extern "C" {
         fd: c_int,
         offset: u64,
     ) -> c_int;
-    fn vfu_setup_device_dma(ctx: *mut Ctx, most: usize, up: *const c_void, down: *const c_void) -> c_int;
+    fn vfu_setup_device_dma(
+        ctx: *mut Ctx,
+        most: usize,
+        up: *const c_void,
+        down: *const c_void,
+    ) -> c_int;
     fn vfu_setup_device_nr_irqs(ctx: *mut Ctx, index: c_int, count: u32) -> c_int;
     fn vfu_realize_ctx(ctx: *mut Ctx) -> c_int;
     fn vfu_attach_ctx(ctx: *mut Ctx) -> c_int;
     fn vfu_run_ctx(ctx: *mut Ctx) -> c_int;
     fn vfu_destroy_ctx(ctx: *mut Ctx);
-    fn vfu_addr_to_sgl(c: *mut Ctx, a: *mut c_void, l: usize, s: *mut Sg, n: usize, p: c_int) -> c_int;
-    fn vfu_sgl_get(ctx: *mut Ctx, sgl: *mut Sg, iov: *mut IoVec, count: usize, flags: c_int) -> c_int;
+    fn vfu_addr_to_sgl(
+        c: *mut Ctx,
+        a: *mut c_void,
+        l: usize,
+        s: *mut Sg,
+        n: usize,
+        p: c_int,
+    ) -> c_int;
+    fn vfu_sgl_get(
+        ctx: *mut Ctx,
+        sgl: *mut Sg,
+        iov: *mut IoVec,
+        count: usize,
+        flags: c_int,
+    ) -> c_int;
     fn vfu_sgl_put(ctx: *mut Ctx, sgl: *mut Sg, iov: *mut IoVec, count: usize);
 }
 
-unsafe extern "C" fn bar(_: *mut Ctx, data: *mut c_char, len: usize, _: i64, is_write: bool) -> isize {
+unsafe extern "C" fn bar(
+    _: *mut Ctx,
+    data: *mut c_char,
+    len: usize,
+    _: i64,
+    is_write: bool,
+) -> isize {
     if !is_write {
         // SAFETY: the library gives `len` bytes.
         unsafe { data.write_bytes(0x5a, len) };
