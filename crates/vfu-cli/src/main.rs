@@ -1,10 +1,12 @@
 //! The vfu command.
 
 mod completions;
+mod connect;
 mod demo;
 mod exit;
 mod fd;
 mod log;
+mod migrate;
 mod probe;
 mod serve;
 
@@ -20,7 +22,7 @@ PCI devices as ordinary programs, over the vfio-user protocol.
 
 `vfu serve` is a device at a UNIX socket. A virtual machine monitor such as QEMU, or any other \
 vfio-user client, connects to it and has a PCI device. `vfu probe` shows what is behind such a \
-socket. `vfu demo` serves devices itself, drives them, and says what works; `vfu demo crossing` has \
+socket. `vfu migrate` moves a device with its state from one server to another. `vfu demo` serves devices itself, drives them, and says what works; `vfu demo crossing` has \
 both ends speak at once.";
 
 const AFTER_LONG_HELP: &str = "\
@@ -51,6 +53,7 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Probe(probe::Args),
+    Migrate(migrate::Args),
     Demo(demo::Args),
     Completions(completions::Args),
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Probe(args) => probe::run(args),
+        Command::Migrate(args) => migrate::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Completions(args) => completions::run(args),
     };
