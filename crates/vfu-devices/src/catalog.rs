@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use vfu::regmap::RegisterMap;
 use vfu::server::{Bound, ServeError, Stopper};
 use vfu::{Device, Handle, Pci, Reentrant, Server};
 
@@ -70,6 +71,15 @@ impl Model {
             Model::DmaTest => dmatest::pci(),
             Model::Edu => edu::pci(),
             Model::Idio16 => idio16::pci(),
+        }
+    }
+
+    /// What a BAR of it holds, if that is declared as a map of registers.
+    pub fn register_map(self, bar: usize) -> Option<RegisterMap> {
+        match (self, bar) {
+            (Model::Edu, 0) => Some(edu::register_map()),
+            (Model::Idio16, idio16::BAR) => Some(idio16::register_map()),
+            _ => None,
         }
     }
 

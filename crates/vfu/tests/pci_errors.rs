@@ -176,6 +176,7 @@ fn the_rom() {
             base().rom(vec![0; (16 << 20) + 1]),
             E::RomTooLarge { len: (16 << 20) + 1, max: 16 << 20 },
         ),
+        (base().rom([0x55, 0xaa, 4]), E::RomCutShort { len: 3, claimed: 2048 }),
     ]);
 }
 

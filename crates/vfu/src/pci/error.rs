@@ -146,6 +146,12 @@ pub enum PciError {
          image"
     )]
     RomTooLarge { len: usize, max: usize },
+    /// The image's own header says that it is longer.
+    #[error(
+        "the expansion ROM has {len:#x} bytes, and its header says {claimed:#x}; the image is cut \
+         short, give all of it"
+    )]
+    RomCutShort { len: usize, claimed: usize },
     /// Resizable BAR without the BAR.
     #[error("BAR {index} is made resizable and does not exist; add it with .bar()")]
     ResizableNoBar { index: usize },

@@ -6,6 +6,7 @@
 mod client;
 mod device;
 mod event_loop;
+mod irqs;
 mod peer;
 mod server;
 mod time;
