@@ -6,6 +6,7 @@
 mod capabilities;
 mod collect;
 mod dump;
+mod extended;
 mod header;
 mod human;
 mod names;
