@@ -94,7 +94,6 @@ impl Shared {
         irqs: Irqs,
         needs_bus_master: bool,
         handler_timeout: Option<Duration>,
-        regions: Arc<Regions>,
     ) -> Self {
         Shared {
             table: Table::default(),
@@ -109,7 +108,7 @@ impl Shared {
             reentry: OnceLock::new(),
             handler_timeout,
             live: RwLock::new(None),
-            regions,
+            regions: Arc::default(),
         }
     }
 

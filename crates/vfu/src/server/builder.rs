@@ -176,13 +176,10 @@ impl Builder {
             1,
         ]);
         let msix = config.msix();
-        let shared = Arc::new(Shared::new(
-            config,
-            irqs,
-            self.bus_master_gate,
-            self.settings.limits.handler_timeout,
-            regions.clone(),
-        ));
+        let timeout = self.settings.limits.handler_timeout;
+        let mut shared = Shared::new(config, irqs, self.bus_master_gate, timeout);
+        shared.regions = regions.clone();
+        let shared = Arc::new(shared);
         let executor = Arc::new(Executor::new(shared.clone(), regions, msix, &self.settings));
         executor.hold(self.settings.incoming);
         Ok(Bound { shared, executor, source, settings: self.settings })
