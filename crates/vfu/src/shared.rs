@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::context::{self, Inside};
+use crate::dma::dirty::Log;
 use crate::dma::{DmaError, Table};
 use crate::irq::Irqs;
 use crate::link::{Asker, Link, Reenter};
@@ -22,6 +23,8 @@ const WINDOW: usize = 1 << 20;
 /// One device, from its making to its end; clients come and go.
 pub(crate) struct Shared {
     pub(crate) table: Table,
+    /// Dirty page logging of the session.
+    pub(crate) dirty: Log,
     pub(crate) irqs: Irqs,
     config: Mutex<ConfigSpace>,
     /// Bus Master Enable gates what the device sends.
@@ -97,6 +100,7 @@ impl Shared {
     ) -> Self {
         Shared {
             table: Table::default(),
+            dirty: Log::default(),
             irqs,
             bus_master: AtomicBool::new(false),
             asleep: AtomicBool::new(false),

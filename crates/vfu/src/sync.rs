@@ -4,6 +4,7 @@
 //! model checker, which runs the same code in many orders; CONTRIBUTING.md says how. What never
 //! makes a thread wait, `Arc` and `OnceLock`, is the standard library's always.
 
+pub(crate) mod barrier;
 #[cfg(shuttle)]
 pub(crate) mod clock;
 #[cfg(shuttle)]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `VFU-ASK WORD` | the guest waits until the test has done what WORD stands for, and answers |
 //! | `VFU-SAY TEXT` | for the reader of the demo |
+//! | `VFU-FILE NAME:LINE` | a line of a text that the test wants to see |
 //! | `VFU-RESULT rc=N` | the test script ended |
 
 use std::fs::File;
@@ -19,6 +20,8 @@ pub enum Event {
     Ask(String),
     /// `VFU-SAY`
     Say(String),
+    /// `VFU-FILE`: the name of the text, and the line with its end.
+    File(String, String),
     /// `VFU-RESULT`
     Result(i32),
     /// The machine is off: no more events come.
@@ -69,6 +72,9 @@ fn parse(line: &str) -> Option<Event> {
         Some(Event::Ask(word))
     } else if let Some(text) = after("VFU-SAY ") {
         Some(Event::Say(text))
+    } else if let Some(text) = after("VFU-FILE ") {
+        let (name, line) = text.split_once(':')?;
+        Some(Event::File(name.into(), format!("{line}\n")))
     } else {
         Some(Event::Result(after("VFU-RESULT rc=")?.parse().ok()?))
     }
@@ -84,5 +90,7 @@ mod tests {
         assert_eq!(parse("VFU-RESULT rc=3\r\n"), Some(Event::Result(3)));
         assert_eq!(parse("VFU-SAY a b\n"), Some(Event::Say("a b".into())));
         assert_eq!(parse("VFU-RESULT rc=\n"), None);
+        let line = Event::File("a".into(), "\tb: c\n".into());
+        assert_eq!(parse("VFU-FILE a:\tb: c\r\n"), Some(line));
     }
 }

@@ -1,5 +1,6 @@
 //! One run of a guest: a machine, its devices, and a script that runs inside.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::net::UnixListener;
@@ -76,6 +77,8 @@ pub struct Machine {
     pub cpus: u32,
     /// Its devices, in order.
     pub devices: Vec<Device>,
+    /// Files for the script, by their paths in the guest; their folders must be there.
+    pub files: Vec<(String, Vec<u8>)>,
     /// More words for the kernel's command line.
     pub append: &'static str,
     /// More arguments for QEMU.
@@ -98,6 +101,7 @@ impl Machine {
             mebibytes: 256,
             cpus: 1,
             devices,
+            files: Vec::new(),
             append: "",
             args: Vec::new(),
             reboots: false,
@@ -137,6 +141,7 @@ pub struct Guest {
     patience: Duration,
     deadline: Instant,
     result: Option<i32>,
+    files: BTreeMap<String, String>,
 }
 
 impl Guest {
@@ -154,7 +159,7 @@ impl Guest {
     ) -> Result<Guest> {
         let initramfs = places.scratch.join("initramfs");
         let mut content = fs::read(&files.initramfs)?;
-        content.extend(overlay(machine.script, program));
+        content.extend(overlay(machine.script, program, &machine.files));
         fs::write(&initramfs, content)?;
         let monitor = places.scratch.join("qmp");
         let _ = fs::remove_file(&monitor);
@@ -184,7 +189,8 @@ impl Guest {
         let patience = machine.deadline;
         let deadline = Instant::now() + patience;
         let aloud = machine.aloud;
-        Ok(Guest { qmp, console, running, aloud, patience, deadline, result: None })
+        let files = BTreeMap::new();
+        Ok(Guest { qmp, console, running, aloud, patience, deadline, result: None, files })
     }
 
     /// Waits until the guest asks for `word`.
@@ -222,12 +228,21 @@ impl Guest {
     /// # Errors
     ///
     /// If the script failed, or the machine went off or stayed on without a result.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
+        self.finish_with_files().map(drop)
+    }
+
+    /// As [`finish`](Self::finish). Gives the texts that the script has shown with `show NAME`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn finish_with_files(mut self) -> Result<BTreeMap<String, String>> {
         loop {
             match self.next()? {
                 Event::Ask(word) => bail!("the guest asks for {word:?}, which nobody answers"),
                 Event::Result(code) => self.result = Some(code),
-                Event::Say(_) => {}
+                Event::Say(_) | Event::File(..) => {}
                 Event::End => break,
             }
         }
@@ -235,7 +250,7 @@ impl Guest {
         let status = self.running.child().wait()?;
         match self.result {
             None => bail!("the guest went off without a result (QEMU: {status})"),
-            Some(0) if status.success() => Ok(()),
+            Some(0) if status.success() => Ok(self.files),
             Some(0) => bail!("QEMU ended badly: {status}"),
             Some(code) => bail!("the script inside the guest failed ({code})"),
         }
@@ -248,6 +263,9 @@ impl Guest {
                 None => bail!("the guest took longer than {:?}", self.patience),
                 Some(Event::Say(text)) if self.aloud => println!("{text}"),
                 Some(Event::Say(_)) => {}
+                Some(Event::File(name, line)) => {
+                    self.files.entry(name).or_default().push_str(&line)
+                }
                 Some(event) => return Ok(event),
             }
         }

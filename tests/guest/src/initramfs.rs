@@ -161,12 +161,16 @@ fn archive(root: &Path, version: &str) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// The part of the initramfs that differs from test to test: the scripts and the program.
+/// The part of the initramfs that differs from test to test: the scripts, the program, and files for
+/// the script.
 #[must_use]
-pub fn overlay(script: &str, program: &[u8]) -> Vec<u8> {
+pub fn overlay(script: &str, program: &[u8], files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut archive = Archive::new();
     archive.file("init", include_bytes!("../inside/init"));
     archive.file("test.sh", script.as_bytes());
     archive.file("bin/guest-program", program);
+    for (path, content) in files {
+        archive.file(path, content);
+    }
     archive.finish()
 }

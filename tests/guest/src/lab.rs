@@ -1,6 +1,7 @@
 //! All that tests share, and what each of them gets.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -141,6 +142,19 @@ impl Bench<'_> {
     pub fn serve(&self, device: &str) -> Result<Server> {
         let socket = self.scratch.path().join(format!("{device}.sock"));
         Server::start(self.lab.vfu()?, device, &socket, &self.logs.join(format!("{device}.log")))
+    }
+
+    /// Runs the `vfu` command with these arguments; gives what it prints.
+    ///
+    /// # Errors
+    ///
+    /// If it fails.
+    pub fn vfu(&self, args: &[&OsStr]) -> Result<String> {
+        let output = crate::process::command(self.lab.vfu()?).args(args).output()?;
+        if !output.status.success() {
+            bail!("vfu {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Switches a machine on.

@@ -1,4 +1,4 @@
-//! A device in a process of its own: `vfu serve DEVICE --socket-path SOCKET`.
+//! A device in a process of its own: `vfu serve DEVICE --socket-path SOCKET -v`.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use crate::process::{Running, command};
 pub struct Server {
     running: Running,
     socket: PathBuf,
+    log: PathBuf,
 }
 
 impl Server {
@@ -28,6 +29,7 @@ impl Server {
             command(vfu)
                 .args(["serve", device, "--socket-path"])
                 .arg(socket)
+                .arg("-v")
                 .stdin(std::process::Stdio::null())
                 .stdout(output.try_clone()?)
                 .stderr(output),
@@ -42,13 +44,24 @@ impl Server {
             }
             thread::sleep(Duration::from_millis(5));
         }
-        Ok(Server { running, socket: socket.to_path_buf() })
+        Ok(Server { running, socket: socket.to_path_buf(), log: log.to_path_buf() })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// How many lines of its log have these words.
+    ///
+    /// # Errors
+    ///
+    /// If the log cannot be read.
+    pub fn said(&self, words: &str) -> Result<usize> {
+        let text = fs::read(&self.log)?;
+        let text = String::from_utf8_lossy(&text);
+        Ok(text.lines().filter(|line| line.contains(words)).count())
     }
 
     /// Kills it with SIGKILL: it has no time to say good-bye or to remove its socket.

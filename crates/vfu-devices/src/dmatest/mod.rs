@@ -45,6 +45,7 @@ mod state;
 
 use std::sync::Arc;
 
+use vfu::pci::Pm;
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Pin, Reset, SharedDevice};
 
 use registers::Effect;
@@ -97,13 +98,16 @@ pub mod command {
     pub const INTERRUPT: u32 = 1 << 8;
 }
 
-/// The configuration space: one BAR, INTA#.
+/// The configuration space: one BAR, INTA#, Power Management without No_Soft_Reset, and a PCI Express
+/// endpoint with Function Level Reset.
 pub fn pci() -> Pci {
     Pci::endpoint(VENDOR, DEVICE)
         .class(0xff_00_00)
         .subsystem(VENDOR, DEVICE)
         .bar(0, Bar::mem32(BAR_SIZE))
         .intx(Pin::A)
+        .pm_with(Pm { no_soft_reset: false, ..Pm::default() })
+        .pcie_endpoint()
 }
 
 /// The device. It has no thread until a driver first asks for a copy on it.

@@ -88,6 +88,16 @@ impl<'a> FeatureReply<'a> {
         Ok(FeatureReply { argsz: raw.argsz.get(), result })
     }
 
+    /// Appends what stands before the bitmap in a report on dirty pages. The bitmap, of
+    /// [`bitmap_len`] bytes, is for the caller to append.
+    pub fn emit_report_head(iova: u64, length: u64, page_size: u64, out: &mut Vec<u8>) {
+        let bitmap = bitmap_len(length, page_size).unwrap_or(0);
+        let size = u64::from(HEAD_SIZE) + size_of::<RawReport>() as u64 + bitmap;
+        let argsz = u32::try_from(size).unwrap_or(u32::MAX);
+        put_head(out, argsz, GET | u32::from(Feature::LoggingReport.as_u16()));
+        put_report(out, iova, length, page_size);
+    }
+
     /// Appends the payload.
     pub fn emit(&self, out: &mut Vec<u8>) {
         put_head(out, self.argsz, self.result.flags());

@@ -241,11 +241,11 @@ impl Client {
             self.start_service()?;
         }
         // The server may use it before we see its reply.
-        self.inner.maps.insert(address, size, flags, &memory);
+        let before = self.inner.maps.insert(address, size, flags, &memory);
         let request = Request::DmaMap(DmaMap { flags, offset, address, size });
         let result = self.call(&request, fd.as_slice());
         if result.is_err() {
-            self.inner.maps.remove(address);
+            self.inner.maps.restore(address, before);
         }
         result.map(|reply| self.recycle(reply))
     }
@@ -281,7 +281,7 @@ impl Client {
         Ok(())
     }
 
-    fn unmap(&self, what: UnmapWhat) -> Result<u64, ClientError> {
+    pub(super) fn unmap(&self, what: UnmapWhat) -> Result<u64, ClientError> {
         let reply = self.call(&Request::DmaUnmap(DmaUnmapRequest::new(what)), &[])?;
         self.parse(Command::DmaUnmap, &reply, |reply| match reply {
             Reply::DmaUnmap(reply) => Some(reply.size),

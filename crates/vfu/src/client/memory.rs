@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use vfu_proto::wire::{DmaMapFlags, Errno};
 
+use crate::dma::dirty::{Log, Pages, Picture};
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -54,18 +55,34 @@ impl fmt::Debug for Memory<'_> {
 #[derive(Default)]
 pub(super) struct Maps {
     by_address: RwLock<BTreeMap<u64, Map>>,
+    /// Dirty page logging of what is written by messages.
+    log: Log,
     /// A thread serves messages.
     served: AtomicBool,
 }
 
-struct Map {
+pub(super) struct Map {
     size: u64,
     flags: DmaMapFlags,
-    memory: Option<Arc<dyn DmaMemory>>,
+    /// The server has the file.
+    shared: bool,
+    memory: Option<Arc<Served>>,
+}
+
+impl Map {
+    fn pages(&self) -> Option<&Pages> {
+        self.memory.as_ref().map(|served| &*served.pages)
+    }
+}
+
+/// Memory that is served by messages, and what of it was written.
+struct Served {
+    memory: Arc<dyn DmaMemory>,
+    pages: Arc<Pages>,
 }
 
 /// An address, a length in bytes, and who has them.
-type Piece = (u64, usize, Arc<dyn DmaMemory>);
+type Piece = (u64, usize, Arc<Served>);
 
 impl fmt::Debug for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,13 +96,40 @@ impl Maps {
         !self.served.swap(true, Ordering::Relaxed)
     }
 
-    pub(super) fn insert(&self, address: u64, size: u64, flags: DmaMapFlags, memory: &Memory<'_>) {
+    /// Gives what was there, to be put back if the server refuses.
+    pub(super) fn insert(
+        &self,
+        address: u64,
+        size: u64,
+        flags: DmaMapFlags,
+        memory: &Memory<'_>,
+    ) -> Option<Map> {
+        let mut maps = self.by_address.write().unwrap_or_else(PoisonError::into_inner);
+        let shared = matches!(memory, Memory::File(..));
         let memory = match memory {
-            Memory::Messages(memory) => Some(memory.clone()),
+            Memory::Messages(memory) => {
+                let before = maps.get(&address).filter(|map| map.size == size);
+                // The same once more: what was written stays written.
+                let pages = before.and_then(|map| map.memory.as_ref()).map(|s| s.pages.clone());
+                let pages = pages.unwrap_or_else(|| {
+                    let pages = Pages::new(address, size);
+                    self.log.admit(&pages);
+                    Arc::new(pages)
+                });
+                Some(Arc::new(Served { memory: memory.clone(), pages }))
+            }
             Memory::File(..) | Memory::Nothing => None,
         };
+        maps.insert(address, Map { size, flags, shared, memory })
+    }
+
+    /// Undoes an [`insert`](Self::insert).
+    pub(super) fn restore(&self, address: u64, before: Option<Map>) {
         let mut maps = self.by_address.write().unwrap_or_else(PoisonError::into_inner);
-        maps.insert(address, Map { size, flags, memory });
+        match before {
+            Some(map) => maps.insert(address, map),
+            None => maps.remove(&address),
+        };
     }
 
     pub(super) fn remove(&self, address: u64) {
@@ -99,8 +143,8 @@ impl Maps {
     /// Serves a DMA_READ: `EFAULT` where nothing is mapped, `EPERM` where it is not allowed.
     pub(super) fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Errno> {
         let mut done = 0;
-        for (at, len, memory) in self.pieces(address, to.len(), DmaMapFlags::READ)? {
-            memory.read(at, &mut to[done..done + len])?;
+        for (at, len, served) in self.pieces(address, to.len(), DmaMapFlags::READ)? {
+            served.memory.read(at, &mut to[done..done + len])?;
             done += len;
         }
         Ok(())
@@ -109,11 +153,52 @@ impl Maps {
     /// Serves a DMA_WRITE; as [`read`](Self::read).
     pub(super) fn write(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
         let mut done = 0;
-        for (at, len, memory) in self.pieces(address, from.len(), DmaMapFlags::WRITE)? {
-            memory.write(at, &from[done..done + len])?;
+        for (at, len, served) in self.pieces(address, from.len(), DmaMapFlags::WRITE)? {
+            let result = served.memory.write(at, &from[done..done + len]);
+            // Also after an error, which a part may have gone before.
+            served.pages.mark(at, len);
+            result?;
             done += len;
         }
         Ok(())
+    }
+
+    /// Whether dirty pages are logged.
+    pub(super) fn is_logging(&self) -> bool {
+        self.log.page_size().is_some()
+    }
+
+    /// Logs what is written by messages from now on.
+    ///
+    /// # Errors
+    /// `EINVAL` for a page size that is no power of two, or not the one with which it is logged.
+    pub(super) fn start_logging(&self, page_size: u64) -> Result<(), Errno> {
+        let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
+        self.log.start(page_size, maps.values().filter_map(Map::pages)).map(drop)
+    }
+
+    /// Forgets what was logged.
+    pub(super) fn stop_logging(&self) {
+        let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
+        self.log.stop(maps.values().filter_map(Map::pages));
+    }
+
+    /// Adds to `picture` what was written by messages, and forgets it.
+    pub(super) fn report(&self, picture: &mut Picture<'_>) {
+        let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
+        maps.values().filter_map(Map::pages).for_each(|pages| pages.report(picture));
+    }
+
+    /// The parts of the addresses `first..=last` that the server itself reaches, as first and last
+    /// addresses.
+    pub(super) fn shared(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
+        let shared = maps.range(..=last).filter(|(_, map)| map.shared);
+        let parts = shared.map(|(start, map)| {
+            let end = start.saturating_add(map.size.saturating_sub(1));
+            (first.max(*start), last.min(end))
+        });
+        parts.filter(|(first, last)| first <= last).collect()
     }
 
     /// The maps that the range lies in, checked as a whole before a byte moves.

@@ -48,7 +48,7 @@ impl Client {
         })
     }
 
-    fn feature<T>(
+    pub(super) fn feature<T>(
         &self,
         op: FeatureOp<'_>,
         pick: impl FnOnce(FeatureResult<'_>) -> Option<T>,

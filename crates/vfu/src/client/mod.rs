@@ -2,9 +2,11 @@
 
 mod builder;
 mod calls;
+mod dirty;
 mod doorbells;
 mod error;
 mod handshake;
+mod logging;
 mod mapped;
 mod memory;
 mod migration;
@@ -22,6 +24,7 @@ use vfu_proto::wire::{Capabilities, DmaMapFlags};
 use crate::link::Link;
 
 pub use builder::ClientBuilder;
+pub use dirty::{DirtyPages, DirtyRanges};
 pub use doorbells::{Doorbells, Rung};
 pub use error::ClientError;
 pub use mapped::MappedRegion;

@@ -1,6 +1,7 @@
 //! The peer's memory, as the device reaches it.
 
 mod copy;
+pub(crate) mod dirty;
 mod future;
 mod lease;
 mod mapping;

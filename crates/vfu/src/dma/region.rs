@@ -9,6 +9,7 @@ use rustix::io::{Errno as SysErrno, pread, pwrite};
 use vfu_proto::wire::{AccessMode, DmaMap, DmaMapFlags, Errno};
 
 use super::Direction;
+use super::dirty::Pages;
 use super::mapping::Mapping;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -26,6 +27,8 @@ pub(crate) struct Region {
     pub(crate) writable: bool,
     /// How it is reached.
     pub(crate) backing: Backing,
+    /// What of it was written.
+    dirty: Pages,
     /// Leases out.
     pub(super) users: AtomicUsize,
     /// No longer in the table.
@@ -149,6 +152,7 @@ impl Region {
             readable,
             writable,
             backing,
+            dirty: Pages::new(map.address, map.size),
             users: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             unused: Mutex::new(None),
@@ -218,13 +222,22 @@ impl Region {
         }
     }
 
-    /// Copies to direct memory; as [`read_direct`](Self::read_direct).
+    /// Copies to direct memory, and logs it; as [`read_direct`](Self::read_direct).
     pub(super) fn write_direct(&self, at: u64, from: &[u8]) -> Result<(), SysErrno> {
-        match &self.backing {
+        let result = match &self.backing {
             Backing::Mapped(mapping, file) if file.holds(at, from.len()) => mapping.write(at, from),
             Backing::FileIo(file) => file.write(at, from),
-            Backing::Mapped(..) | Backing::Message => Err(SysErrno::FAULT),
-        }
+            Backing::Mapped(..) | Backing::Message => return Err(SysErrno::FAULT),
+        };
+        // Also after an error, which a part may have gone before.
+        self.dirty.mark(self.address.wrapping_add(at), from.len());
+        result
+    }
+
+    /// What of it was written; `None` if this side does not write to it. What goes by messages the
+    /// peer writes itself, and knows.
+    pub(crate) fn logged(&self) -> Option<&Pages> {
+        (self.writable && !matches!(self.backing, Backing::Message)).then_some(&self.dirty)
     }
 }
 

@@ -71,6 +71,18 @@ impl Table {
         all.inspect(|region| region.retire()).collect()
     }
 
+    /// The mappings that have bytes of `first..=last`, in the order of their addresses.
+    pub(crate) fn overlapping(&self, first: u64, last: u64) -> Vec<Arc<Region>> {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let before = regions.range(..first).next_back().filter(|(_, r)| r.last() >= first);
+        let from = before.map_or(first, |(&address, _)| address);
+        // A range that ends before it begins is a panic of the map's.
+        if from > last {
+            return Vec::new();
+        }
+        regions.range(from..=last).map(|(_, region)| region.clone()).collect()
+    }
+
     /// Checks that `len` bytes from `address` may all be moved in this direction.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use tracing::{debug, trace};
+use tracing::{debug, info, trace};
 use vfu_proto::wire::{Errno, RegionReadReply, RegionReadRequest, RegionWriteRequest};
 
 use super::executor::{Call, Executor, Outcome};
@@ -159,7 +159,7 @@ impl Executor {
         }
         self.shared.follow();
         if let Some((from, to)) = effects.power_state {
-            debug!(?from, ?to, "power state");
+            info!(?from, ?to, "power state");
             context::run(&self.shared, Inside::Callback, || device.power_changed(from, to));
         }
         if effects.flr {

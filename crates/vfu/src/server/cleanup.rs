@@ -18,6 +18,7 @@ pub(super) fn disconnect<D: Device + ?Sized>(
 ) {
     shared.set_live(None);
     shared.next_epoch();
+    executor.stop_logging();
     executor.unmap_all(device, link);
     shared.irqs.disconnect();
     shared.regions.disconnect();

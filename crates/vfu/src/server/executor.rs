@@ -8,7 +8,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
-use tracing::debug;
+use tracing::{debug, info};
 use vfu_proto::session::{Channel, Closed};
 use vfu_proto::wire::{
     Command, DeviceFlags, DeviceInfo, Errno, HEADER_SIZE, Header, IrqFlags, IrqInfo,
@@ -191,6 +191,9 @@ impl Executor {
             Request::DeviceGetIrqInfo(r) => irq_info(&self.shared.irqs, r.index)?.emit(out),
             Request::DeviceSetIrqs(r) => self.set_irqs(&r, fds)?,
             Request::DeviceReset => self.reset(device, call.link, Reset::Device),
+            Request::DeviceFeature(r) if Self::is_logging(r.op.feature()) => {
+                self.logging(&r, out)?;
+            }
             Request::DeviceFeature(r) => self.feature(device, &r, out)?,
             Request::MigDataRead(r) => self.mig_data_read(device, r, out)?,
             Request::MigDataWrite(r) => self.mig_data_write(device, &r)?,
@@ -209,7 +212,7 @@ impl Executor {
     /// The function goes back to its state at power-on. What the client arranged stays: mappings,
     /// eventfds, capabilities. Nothing waits for the client.
     pub(super) fn reset<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>, kind: Reset) {
-        debug!(?kind, "reset");
+        info!(?kind, "reset");
         self.shared.set_gate(Gate::Resetting);
         self.shared.next_epoch();
         self.shared.stop_mastering();

@@ -182,7 +182,7 @@ impl Executor {
                 context::run(&self.shared, Inside::Callback, || self.go(migration, state))?;
                 FeatureResult::SetDeviceState { state, data_fd }
             }
-            // Dirty pages are not logged.
+            // Served elsewhere, whether the device can be moved or not.
             FeatureOp::SetLoggingStart { .. }
             | FeatureOp::SetLoggingStop
             | FeatureOp::GetLoggingReport { .. } => return Err(Errno::EINVAL),

@@ -8,6 +8,7 @@
 mod access;
 mod builder;
 mod cleanup;
+mod dirty;
 mod event_loop;
 mod executor;
 mod handshake;

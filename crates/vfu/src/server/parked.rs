@@ -4,10 +4,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Wake, Waker};
 
-use vfu_proto::wire::{
-    Command, DmaMap, DmaUnmapReply, DmaUnmapRequest, Errno, HEADER_SIZE, Header, UnmapWhat,
-};
+use vfu_proto::wire::{Command, DmaMap, DmaUnmapRequest, Errno, HEADER_SIZE, Header, UnmapWhat};
 
+use super::dirty::Unmapped;
 use super::executor::{Call, Executor};
 use super::migrate::Stopping;
 use crate::context::{self, Inside};
@@ -38,13 +37,13 @@ struct State {
 #[derive(Debug)]
 struct Unmap {
     header: Header,
-    reply: DmaUnmapReply<'static>,
+    reply: Unmapped,
     regions: Vec<Arc<Region>>,
 }
 
 /// Whether mappings have gone.
 pub(super) enum Retired {
-    Wholly(DmaUnmapReply<'static>),
+    Wholly(Unmapped),
     WhenUnused,
 }
 
@@ -183,6 +182,9 @@ impl Executor {
     ) -> Result<(), Errno> {
         let region = Region::new(map, fds.into_iter().next())?;
         let range = range_of(&region);
+        if let Some(pages) = region.logged() {
+            self.shared.dirty.admit(pages);
+        }
         if self.shared.table.insert(region, self.max_dma_maps)? == Inserted::New {
             context::run(&self.shared, Inside::Callback, || device.dma_mapped(range));
         }
@@ -200,11 +202,14 @@ impl Executor {
                 // What touches no mapping at all is nothing to do, as the kernel's VFIO sees it.
                 let region = self.shared.table.remove(address, size)?;
                 let reply = request.reply(if region.is_some() { size } else { 0 });
+                (Vec::from_iter(region), Unmapped::new(reply))
+            }
+            UnmapWhat::RangeWithDirty { address, size, pgsize, .. } => {
+                let reply = |size| request.reply(size);
+                let (region, reply) = self.unmap_with_dirty((address, size), pgsize, reply)?;
                 (Vec::from_iter(region), reply)
             }
-            UnmapWhat::All => (self.shared.table.remove_all(), request.reply(0)),
-            // Dirty pages are not logged.
-            UnmapWhat::RangeWithDirty { .. } => return Err(Errno::EINVAL),
+            UnmapWhat::All => (self.shared.table.remove_all(), Unmapped::new(request.reply(0))),
         };
         self.retire(device, call.link, &mut regions);
         if regions.is_empty() {

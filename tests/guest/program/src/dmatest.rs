@@ -74,6 +74,14 @@ impl<'a> DmaTest<'a> {
         (0..copies).try_for_each(|n| self.copy(place, len, n))
     }
 
+    /// Checks how many copies have ended since the last reset.
+    pub(crate) fn count(&self, expected: u32) -> Result<()> {
+        match self.registers.read32(COUNT) {
+            count if count == expected => Ok(()),
+            count => Err(format!("{count} copies are counted, not {expected}").into()),
+        }
+    }
+
     /// Has the copy that QEMU can't serve in that place end with an error, and checks that all works
     /// afterwards.
     pub(crate) fn limit(&mut self, place: Place, len: usize) -> Result<()> {

@@ -15,6 +15,7 @@
 //! - `hammer PLACE LENGTH SECONDS READERS WRITERS`: copies while threads read and write registers
 //! - `intx PLACE LENGTH COPIES`: copies with interrupts, bound to `uio_pci_generic`
 //! - `flood WRITES`: writes registers without a read between, then compares
+//! - `count N`: so many copies have ended since the last reset
 //! - `limit PLACE LENGTH`: the copy ends with ETIMEDOUT, and those after it work
 
 mod dmatest;
@@ -113,6 +114,10 @@ fn dmatest_test(dir: &Path, test: &[&str]) -> Result<String> {
         ["flood", writes] => {
             dmatest::flood(&registers, writes.parse()?)?;
             "no write lost".into()
+        }
+        ["count", expected] => {
+            device.count(expected.parse()?)?;
+            "the count is right".into()
         }
         ["limit", place, len] => {
             device.limit(Place::parse(place)?, len.parse()?)?;

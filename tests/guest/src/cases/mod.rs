@@ -7,6 +7,7 @@ mod crossing;
 mod edu;
 mod hotplug;
 mod idio16;
+mod lspci;
 mod reset;
 mod restart;
 
@@ -20,9 +21,11 @@ const TESTS: &[Test] = &[
     edu::MSI_MESSAGE,
     idio16::TWO_DEVICES,
     reset::RESET,
+    reset::FUNCTION,
     hotplug::HOTPLUG,
     restart::RESTART,
     edu::OF_QEMU,
+    lspci::LSPCI,
 ];
 
 /// The tests that run unless others are named, in their order.
