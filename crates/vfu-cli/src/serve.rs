@@ -14,8 +14,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use tracing::info;
+use vfu::Limits;
 use vfu::server::{Bound, BuildError, Stopper};
-use vfu::{Limits, Server};
 use vfu_devices::{Model, Options};
 
 use crate::exit::Exit;
@@ -142,7 +142,7 @@ fn list() -> anyhow::Result<ExitCode> {
 /// Gets the socket, and says where it is.
 fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
     let limits = Limits { reply_timeout: args.timeout.0, ..Limits::default() };
-    let builder = Server::builder(model.pci()).limits(limits).twin_socket(!args.no_twin);
+    let builder = model.builder()?.limits(limits).twin_socket(!args.no_twin);
     match (&args.socket_path, args.fd) {
         (Some(path), _) => {
             let bound = builder.listen(path).map_err(explain)?;
