@@ -20,12 +20,12 @@ use crate::sync::Mutex;
 /// fast as can be and takes a processor, and a device that sleeps is woken by one of these:
 ///
 /// * The driver says it. While the device sleeps it has a number that is not 0 in a word of the memory
-///   ([`sleep_flag`](Self::sleep_flag)). A driver stores the doorbell, then a full memory fence, then
-///   reads that word, and if it is not 0 rings [`doorbell`](Self::doorbell), for example by the
+///   ([`sleep_flag`](WatchBuilder::sleep_flag)). A driver stores the doorbell, then a full memory fence, then
+///   reads that word, and if it is not 0 rings [`doorbell`](WatchBuilder::doorbell), for example by the
 ///   ioeventfd that the device offers beside. With such a driver no ring is lost, and a device at
 ///   rest does nothing.
 /// * The time. For a driver that knows of no such word the device looks again every
-///   [`interval`](Self::interval): a ring that meets it asleep is seen that much later at worst, and
+///   [`interval`](WatchBuilder::interval): a ring that meets it asleep is seen that much later at worst, and
 ///   a device at rest wakes up that often.
 /// * A message. A client that has not mapped the memory writes it by message; that wakes the device.
 ///
@@ -155,7 +155,7 @@ impl Watch {
     }
 
     /// Before an event loop waits: says that the device sleeps. False: something has rung, so it
-    /// must not. True: wait until this is readable or the [interval](Self::interval) is over, then
+    /// must not. True: wait until this is readable or the [interval](WatchBuilder::interval) is over, then
     /// call [`wake_up`](Self::wake_up), and look.
     pub fn fall_asleep(&self) -> bool {
         self.0.fall_asleep()
