@@ -87,6 +87,8 @@ pub mod register {
 pub const PAGE_SIZE: u64 = 64 << 10;
 /// The length of the memory, in bytes.
 pub const WINDOW_SIZE: u64 = 1 << 20;
+/// The last 8 bytes.
+const END: u64 = BAR_SIZE - 8;
 /// How long the device sleeps if nobody wakes it.
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -179,17 +181,20 @@ impl Seen {
 
 impl Device for BarTest {
     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
-        let value = match at.offset {
-            register::IDENTIFICATION | register::END_IDENTIFICATION => IDENTIFICATION.into(),
+        // Registers of 64 bits may be read in pieces.
+        let value = match at.offset & !7 {
+            register::IDENTIFICATION => IDENTIFICATION.into(),
             register::SCRATCH => self.scratch,
             register::MESSAGES => self.messages,
             register::EVENTS => self.events(),
             register::SEEN => self.seen.changes.load(Ordering::Acquire),
             register::LAST => self.seen.last(),
             register::END_SCRATCH => self.end_scratch,
+            END => u64::from(IDENTIFICATION) << 32,
             _ => return Err(Fault::Unmodelled),
         };
-        at.give(data, &value.to_le_bytes());
+        let piece = &value.to_le_bytes()[(at.offset & 7) as usize..];
+        at.give(data, piece);
         Ok(())
     }
 

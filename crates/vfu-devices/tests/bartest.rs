@@ -72,6 +72,7 @@ fn every_kind_of_doorbell_counts() {
         }
         wait_for(&vmm, register::SEEN, round);
         assert_eq!(vmm.read64(0, register::LAST).unwrap(), word << 32 | round);
+        assert_eq!(vmm.read32(0, register::LAST + 4).unwrap(), word as u32);
     }
     // A driver that does not look at the flag.
     mapped.write(register::PAGE, &[0xaa; 4]).unwrap();
