@@ -1,9 +1,43 @@
 //! `libvfio-user.so.0` from vfu's engine: C programs that serve vfio-user devices run unchanged.
 //!
-//! The interface is `libvfio-user.h`; here are the functions behind it.
+//! The interface is `libvfio-user.h`; here are the functions behind it. Framing, ids, crossing
+//! traffic, DMA and eventfds are the engine's ([`vfu::raw`]); what is here is the C library's view of
+//! a device: memory that the program writes at any time, callbacks, errno.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `ctx`, `create`, `setup`, `realize` | a context, and what the program says of its device |
+//! | `attach`, `run`, `execute` | clients, their commands, and the end of a connection |
+//! | `access`, `config`, `caps`, `info` | regions, configuration space among them |
+//! | `memory`, `sgl`, `dirty` | the client's memory |
+//! | `irq`, `msix` | interrupts |
+//! | `feature` | migration |
+//! | `extend` | what the C library does not have |
+//! | `old` | programs that were built for an older interface of the same name |
+//! | `errno`, `log`, `types` | the border |
 #![allow(unsafe_code)] // the C face: every block says which promise of the header it relies on
 #![allow(unreachable_pub)] // C programs reach what Rust can't name
+#![allow(clippy::too_many_arguments)] // the interface is what it is
 
+mod access;
+mod attach;
+mod caps;
+mod config;
+mod create;
+mod ctx;
+mod dirty;
+mod errno;
+mod execute;
+mod feature;
+mod info;
+mod irq;
+mod listen;
 mod log;
-mod stubs;
+mod memory;
+mod msix;
+mod old;
+mod realize;
+mod run;
+mod setup;
+mod sgl;
 pub mod types;

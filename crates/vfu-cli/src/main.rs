@@ -1,7 +1,9 @@
 //! The vfu command.
 
+mod bench;
 mod completions;
 mod demo;
+mod describe;
 mod exit;
 mod fd;
 mod log;
@@ -20,8 +22,9 @@ PCI devices as ordinary programs, over the vfio-user protocol.
 
 `vfu serve` is a device at a UNIX socket. A virtual machine monitor such as QEMU, or any other \
 vfio-user client, connects to it and has a PCI device. `vfu probe` shows what is behind such a \
-socket. `vfu demo` serves devices itself, drives them, and says what works; `vfu demo crossing` has \
-both ends speak at once.";
+socket, `vfu describe` what a device of ours is made of. `vfu demo` serves devices itself, drives \
+them, and says what works; `vfu demo crossing` has both ends speak at once. `vfu bench` measures \
+what things cost.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes:
@@ -51,17 +54,24 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Probe(probe::Args),
+    Describe(describe::Args),
     Demo(demo::Args),
+    Bench(bench::Args),
     Completions(completions::Args),
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = vfu_bench::roles::enter() {
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
     let cli = Cli::parse();
     log::start(cli.verbose);
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Probe(args) => probe::run(args),
+        Command::Describe(args) => describe::run(&args),
         Command::Demo(args) => demo::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Completions(args) => completions::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -1,8 +1,9 @@
 //! `vfu serve`: a device at a socket, until a signal ends it.
 
-use std::io::{Write, stderr, stdout};
+use std::fs::File;
+use std::io::{Read, Write, stderr, stdout};
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -32,6 +33,11 @@ Examples:
                 \"socket\":{\"type\":\"unix\",\"path\":\"/tmp/edu.sock\"}}' ...
 
   Without memory-backend-memfd,share=on it works too, but all DMA is sent in messages.
+
+  What a driver does that the device does not know, said when the driver is done (-v), or each time
+  (-vv); all accesses by the names of the registers (-vvv):
+
+    vfu serve edu --socket-path /tmp/edu.sock -v
 
   A device that a service manager or a test starts, with a socket that it has opened:
 
@@ -76,6 +82,12 @@ pub(crate) struct Args {
     #[arg(allow_negative_numbers = true)]
     timeout: Timeout,
 
+    /// Give the device an expansion ROM: the image in this file, at most 16 MiB
+    ///
+    /// The guest's firmware runs it if it is a boot ROM for it; Linux shows it as `rom` in sysfs.
+    #[arg(long, value_name = "FILE")]
+    rom: Option<PathBuf>,
+
     /// edu: the addresses in RAM that DMA reaches: each is ANDed with this mask [default: 0xfffffff]
     #[arg(long, value_name = "MASK", value_parser = parse_u64)]
     dma_mask: Option<u64>,
@@ -84,7 +96,7 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, Debug)]
 struct Timeout(Option<Duration>);
 
-fn model_parser() -> impl TypedValueParser<Value = Model> {
+pub(crate) fn model_parser() -> impl TypedValueParser<Value = Model> {
     let names = Model::ALL.map(|m| PossibleValue::new(m.name()).help(m.description()));
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Model>())
 }
@@ -143,6 +155,10 @@ fn list() -> anyhow::Result<ExitCode> {
 fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
     let limits = Limits { reply_timeout: args.timeout.0, ..Limits::default() };
     let builder = model.builder()?.limits(limits).twin_socket(!args.no_twin);
+    let builder = match &args.rom {
+        Some(file) => builder.rom(read_rom(file)?),
+        None => builder,
+    };
     match (&args.socket_path, args.fd) {
         (Some(path), _) => {
             let bound = builder.listen(path).map_err(explain)?;
@@ -150,8 +166,9 @@ fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
         }
         (None, Some(number)) => {
             let socket = take_inherited(number).map_err(|e| Exit::Socket.with(e))?;
-            let bound = builder.fd(socket).map_err(|e| {
-                Exit::Socket.with(anyhow::Error::new(e).context(format!("--fd {number}")))
+            let bound = builder.fd(socket).map_err(|e| match e {
+                BuildError::Pci(_) => explain(e),
+                e => Exit::Socket.with(anyhow::Error::new(e).context(format!("--fd {number}"))),
             })?;
             Ok((bound, format!("descriptor {number}")))
         }
@@ -159,10 +176,26 @@ fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
     }
 }
 
-/// A failure to listen has an exit code of its own.
+/// The image in a file. One that is too large is read no further than it takes to know that.
+fn read_rom(file: &Path) -> anyhow::Result<Vec<u8>> {
+    const MOST: u64 = 16 << 20;
+    let wrong = |why: String| Exit::Usage.with(anyhow!("--rom {}: {why}", file.display()));
+    let mut image = Vec::new();
+    File::open(file)
+        .and_then(|rom| rom.take(MOST + 1).read_to_end(&mut image))
+        .map_err(|e| wrong(e.to_string()))?;
+    if image.len() as u64 > MOST {
+        return Err(wrong("more than 16 MiB, which is the most that an expansion ROM has".into()));
+    }
+    Ok(image)
+}
+
+/// A failure to listen has an exit code of its own. The only thing about a model that can't be built
+/// is what the user has added: its ROM.
 fn explain(error: BuildError) -> anyhow::Error {
     match error {
         BuildError::Listen(error) => Exit::Socket.with(error),
+        BuildError::Pci(error) => Exit::Usage.with(anyhow::Error::new(error).context("--rom")),
         error => error.into(),
     }
 }

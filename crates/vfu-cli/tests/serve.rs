@@ -294,7 +294,8 @@ fn dmatest_copies_for_a_client() {
     let path = folder.path().join("dma.sock");
     let serving = Serving::at("dmatest", &path);
     assert!(serving.line.contains("(dmatest 1234:d3a0)"), "{}", serving.line);
-    for twin in [false, true] {
+    // It keeps its state from one client to the next.
+    for (twin, copies) in [(false, 1), (true, 2)] {
         let client = Client::builder().twin_socket(twin).connect(&path).unwrap();
         let vmm = Vmm::over(client);
         vmm.enumerate().unwrap();
@@ -306,11 +307,45 @@ fn dmatest_copies_for_a_client() {
         vmm.write32(0, register::LENGTH, 4096).unwrap();
         // Inside the handler: it has ended before the client has its answer.
         vmm.write32(0, register::COMMAND, command::IN_HANDLER).unwrap();
-        assert_eq!(vmm.read32(0, register::COUNT).unwrap(), 1);
+        assert_eq!(vmm.read32(0, register::COUNT).unwrap(), copies);
         assert_eq!(vmm.read32(0, register::ERRNO).unwrap(), 0);
         let inverted: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
         assert_eq!(ram.bytes(0x10_1000, 4096).unwrap(), inverted);
     }
     serving.signal(Signal::TERM);
     assert_eq!(serving.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_device_can_have_a_rom() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, file) = (folder.path().join("s"), folder.path().join("rom"));
+    let mut image = vec![0; 1024];
+    image[..3].copy_from_slice(&[0x55, 0xaa, 2]);
+    fs::write(&file, &image).unwrap();
+    let mut command = vfu();
+    command.args(["serve", "edu", "--socket-path"]).arg(&path).arg("--rom").arg(&file);
+    let _serving = Serving::start(&mut command);
+    let vmm = Vmm::connect(&path).unwrap();
+    let mut rom = vec![0; 2048];
+    vmm.client().region_read(6, 0, &mut rom).unwrap();
+    assert_eq!(rom[..1024], image);
+    assert!(rom[1024..].iter().all(|byte| *byte == 0xff));
+}
+
+#[test]
+fn a_rom_that_can_not_be_is_a_usage_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, file) = (folder.path().join("s"), folder.path().join("rom"));
+    let serve = || {
+        vfu().args(["serve", "edu", "--socket-path"]).arg(&path).arg("--rom").arg(&file).output()
+    };
+    fails(&serve().unwrap(), 2, &["--rom", "No such file"]);
+    fs::write(&file, []).unwrap();
+    fails(&serve().unwrap(), 2, &["--rom", "is empty"]);
+    fs::write(&file, [0x55, 0xaa, 8]).unwrap();
+    fails(&serve().unwrap(), 2, &["--rom", "0x3 bytes", "0x1000", "cut short"]);
+    fs::File::create(&file).unwrap().set_len((16 << 20) + 1).unwrap();
+    fails(&serve().unwrap(), 2, &["--rom", "more than 16 MiB"]);
+    assert!(!path.exists(), "nothing was begun");
 }

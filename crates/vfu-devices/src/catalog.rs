@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use vfu::regmap::RegisterMap;
 use vfu::server::{Bound, Builder, ServeError, Stopper};
 use vfu::{Device, Handle, Pci, Reentrant, Server};
 
@@ -89,6 +90,15 @@ impl Model {
         match self {
             Model::BarTest => bartest::builder(),
             other => Ok(Server::builder(other.pci())),
+        }
+    }
+
+    /// What a BAR of it holds, if that is declared as a map of registers.
+    pub fn register_map(self, bar: usize) -> Option<RegisterMap> {
+        match (self, bar) {
+            (Model::Edu, 0) => Some(edu::register_map()),
+            (Model::Idio16, idio16::BAR) => Some(idio16::register_map()),
+            _ => None,
         }
     }
 

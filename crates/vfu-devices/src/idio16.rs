@@ -15,7 +15,9 @@
 //! Filters suppress pulses of less than 5 ms on the real card. Here the registers are kept, and
 //! inputs change at once.
 
+use vfu::migration::{LoadError, Migration, State as _};
 use vfu::regmap::{RegisterBank, RegisterDevice, RegisterRead, RegisterWrite};
+use vfu::wire::Errno;
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Pin, Reset};
 
 /// Vendor id: ACCES I/O Products.
@@ -88,13 +90,35 @@ impl Device for Idio16 {
         Ok(())
     }
 
-    /// The outputs go off. A client that goes away is a reset too: the next one finds the card as
-    /// after power-on.
-    fn reset(&mut self, _: Reset) {
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        Some(self)
+    }
+
+    /// The outputs go off. A client that goes away leaves the card as it is.
+    fn reset(&mut self, kind: Reset) {
+        if kind == Reset::ConnectionLost {
+            return;
+        }
         self.registers.bank.reset();
         (self.registers.interrupts_enabled, self.registers.all_filters) = (false, false);
         self.pin = false;
         self.handle.intx().lower();
+    }
+}
+
+vfu::state! { Idio16 { registers, pin } }
+
+impl Migration for Idio16 {
+    fn max_len(&self) -> usize {
+        4096
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, Errno> {
+        Ok(self.to_state())
+    }
+
+    fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError> {
+        Ok(self.load_state(version, state)?)
     }
 }
 
@@ -105,6 +129,8 @@ struct Registers {
     interrupts_enabled: bool,
     all_filters: bool,
 }
+
+vfu::state! { Registers { bank, interrupts_enabled, all_filters } }
 
 impl Default for Registers {
     fn default() -> Self {

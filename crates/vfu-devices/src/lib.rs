@@ -23,6 +23,7 @@ mod catalog;
 pub mod dmatest;
 pub mod edu;
 pub mod idio16;
+mod pause;
 
 pub use bartest::BarTest;
 pub use catalog::{Model, ModelServer, Options, UnknownModel};

@@ -79,7 +79,9 @@ impl MessageRam {
     /// From now on no message is answered before [`release`](Self::release).
     ///
     /// The thread of the client that serves the message waits meanwhile, and with it, on a single
-    /// socket, every reply that came behind the message.
+    /// socket, every reply that came behind the message. Any thread that is in a call of the client
+    /// may come to serve it: so what makes the device send the message is better called on a thread
+    /// of its own.
     pub fn hold(&self) {
         self.lock().hold = true;
     }

@@ -6,8 +6,9 @@ use vfu_proto::session::Counters;
 
 use crate::dma::Dma;
 use crate::doorbell::Doorbell;
-use crate::irq::{Intx, Vector};
+use crate::irq::{DeviceError, Intx, IrqIndex, Notice, Vector};
 use crate::memory::SharedMemory;
+use crate::pci::ErrorMessage;
 use crate::shared::Shared;
 
 /// What a device has of the house: the client's memory, and its interrupts.
@@ -38,6 +39,33 @@ impl Handle {
         Intx::new(self.shared.clone())
     }
 
+    /// MSI-X or MSI, whichever the driver uses, and how many vectors of it: for MSI those that it has
+    /// granted, which may be fewer than the device has. `None`: it uses neither, and the device has to
+    /// use its pin.
+    pub fn messages(&self) -> Option<(IrqIndex, u32)> {
+        self.shared.irqs.messages()
+    }
+
+    /// Tells the client that the device has failed beyond repair.
+    pub fn err(&self) -> Notice {
+        Notice::new(self.shared.clone(), IrqIndex::Err)
+    }
+
+    /// Asks the client to let the device go.
+    pub fn req(&self) -> Notice {
+        Notice::new(self.shared.clone(), IrqIndex::Req)
+    }
+
+    /// Reports an error by Advanced Error Reporting: it is logged in that capability, Device Status
+    /// and Status; and [`err`](Self::err) is raised if it is uncorrectable and nothing masks it (its
+    /// bit in Uncorrectable Error Mask, Device Control, SERR# Enable).
+    ///
+    /// Gives the message that went out; `None` if it is masked. Without
+    /// [AER](crate::Pci::aer) nothing happens.
+    pub fn report_error(&self, error: DeviceError) -> Option<ErrorMessage> {
+        error.report(&self.shared)
+    }
+
     /// The memory of a region that the client may map
     /// ([`Builder::mmap`](crate::server::Builder::mmap)); `None` if it has none of the library's.
     pub fn memory(&self, region: u32) -> Option<SharedMemory> {
@@ -53,6 +81,14 @@ impl Handle {
     /// What happened in the session with the client that is connected now.
     pub fn counters(&self) -> Option<Counters> {
         self.shared.live().map(|live| live.link.counters())
+    }
+
+    /// Whether the client has stopped the device, to move it, or is about to. DMA that has failed with
+    /// [`DmaError::Busy`](crate::DmaError::Busy) or [`DmaError::Canceled`](crate::DmaError::Canceled)
+    /// then is to be tried again when the device goes on: see
+    /// [`Migration::stop`](crate::migration::Migration::stop).
+    pub fn is_stopped(&self) -> bool {
+        self.shared.is_stopped()
     }
 
     /// Whether a client is connected.

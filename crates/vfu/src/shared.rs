@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::context::{self, Inside};
 use crate::dma::dirty::Log;
 use crate::dma::{DmaError, Table};
-use crate::irq::Irqs;
+use crate::irq::{Gates, Irqs};
 use crate::link::{Asker, Link, Reenter};
 use crate::pci::{ConfigSpace, PowerState};
 use crate::server::Regions;
@@ -97,8 +97,9 @@ impl Shared {
         irqs: Irqs,
         needs_bus_master: bool,
         handler_timeout: Option<Duration>,
+        regions: Arc<Regions>,
     ) -> Self {
-        Shared {
+        let shared = Shared {
             table: Table::default(),
             dirty: Log::default(),
             irqs,
@@ -112,8 +113,10 @@ impl Shared {
             reentry: OnceLock::new(),
             handler_timeout,
             live: RwLock::new(None),
-            regions: Arc::default(),
-        }
+            regions,
+        };
+        shared.follow();
+        shared
     }
 
     pub(crate) fn config(&self) -> MutexGuard<'_, ConfigSpace> {
@@ -166,17 +169,34 @@ impl Shared {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Does what configuration space says: whether the function is awake, may master the bus, and may
-    /// assert its pin. The lock of configuration space must not be held: that of interrupts comes
-    /// before it.
+    /// Does what configuration space says: whether the function is awake, may master the bus, and which
+    /// of its interrupts get out. The lock of configuration space must not be held: that of interrupts
+    /// comes before it.
     pub(crate) fn follow(&self) {
-        let config = self.config();
-        let awake = config.power_state() == PowerState::D0;
-        self.asleep.store(!awake, Ordering::Release);
-        self.bus_master.store(awake && config.bus_master(), Ordering::Release);
-        let pin_disabled = !awake || config.intx_disabled();
-        drop(config);
-        self.irqs.disable_pin(pin_disabled);
+        self.irqs.configure(|| {
+            let config = self.config();
+            let awake = config.power_state() == PowerState::D0;
+            self.asleep.store(!awake, Ordering::Release);
+            self.bus_master.store(awake && config.bus_master(), Ordering::Release);
+            Gates {
+                master: self.may_master(),
+                pin_disabled: !awake || config.intx_disabled(),
+                msi: config.msi(),
+                msix: config.msix(),
+            }
+        });
+    }
+
+    /// Configuration space for somebody who reads it: with the Pending Bits of MSI as they are now.
+    pub(crate) fn config_now(&self) -> MutexGuard<'_, ConfigSpace> {
+        let pending = self.irqs.msi_pending();
+        let mut config = self.config();
+        if let Some(msi) = config.msi().filter(|msi| msi.pending != pending) {
+            for vector in 0..msi.vectors_supported {
+                config.set_msi_pending(vector, pending >> vector & 1 != 0);
+            }
+        }
+        config
     }
 
     /// What a DMA that failed with `e` failed of: without a client all else is a consequence.

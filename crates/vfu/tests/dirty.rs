@@ -8,7 +8,7 @@ use vfu::client::{Client, ClientError, DirtyPages, Memory, READ_WRITE};
 use vfu::dma::Direction;
 use vfu::server::Running;
 use vfu::{Access, Bar, Device, Dma, DmaError, Fault, Pci, Server};
-use vfu_testkit::{MessageRam, SharedRam, Vmm};
+use vfu_testkit::{MessageRam, SharedRam, Vmm, within};
 
 const PAGE: u64 = 4096;
 const BASE: u64 = 0x10_0000;
@@ -172,12 +172,15 @@ fn an_unmap_with_dirty_pages_waits_for_leases() {
     let lease = place.dma.lease(BASE, 0x1_0000, Direction::Write).unwrap();
     let client = place.client.clone();
     let unmap = std::thread::spawn(move || client.dma_unmap_dirty(BASE, 0x1_0000, PAGE));
-    while !lease.is_ending() {
-        std::thread::yield_now();
-    }
-    lease.write(0x7000, &[1]).unwrap();
-    drop(lease);
-    assert_eq!(ranges(&unmap.join().unwrap().unwrap()), [(BASE + 0x7000, 0x1000)]);
+    let dirty = within("the unmap", move || {
+        while !lease.is_ending() {
+            std::thread::yield_now();
+        }
+        lease.write(0x7000, &[1]).unwrap();
+        drop(lease);
+        unmap.join().unwrap().unwrap()
+    });
+    assert_eq!(ranges(&dirty), [(BASE + 0x7000, 0x1000)]);
 }
 
 #[test]

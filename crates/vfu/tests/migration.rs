@@ -14,7 +14,7 @@ use vfu::wire::{
     FeatureRequest, FeatureResult, MigrationFlags, Request,
 };
 use vfu::{Access, Device, DmaError, Fault, Handle, Limits, Server};
-use vfu_testkit::{RawPeer, Vmm, within};
+use vfu_testkit::{Interrupts, RawPeer, Vmm, within};
 
 #[test]
 fn a_device_moves_from_one_server_to_another() {
@@ -202,6 +202,30 @@ fn c5e_interrupts_wait_for_the_start() {
     assert_eq!((msix.count_now(0).unwrap(), msix.count_now(1).unwrap()), (0, 0));
     vmm.client().set_device_state(DeviceState::Running).unwrap();
     assert_eq!((msix.count_now(0).unwrap(), msix.count_now(1).unwrap()), (0, 1));
+}
+
+#[test]
+fn c5e_interrupts_that_wait_go_where_the_device_goes() {
+    let (from, to) = (place(), place());
+    let [source, destination] = [&from, &to].map(|place| {
+        let vmm = Vmm::connect(&place.path).unwrap();
+        let function = vmm.enumerate().unwrap();
+        let msix = vmm.enable_msix(&function, 2).unwrap();
+        (vmm, msix)
+    });
+    let client = source.0.client();
+    client.set_device_state(DeviceState::Stop).unwrap();
+    from.handle.vector(1).trigger().unwrap();
+    client.set_device_state(DeviceState::StopCopy).unwrap();
+    destination.0.client().set_device_state(DeviceState::Resuming).unwrap();
+    destination.0.client().write_state(&drain(client)).unwrap();
+    destination.0.client().set_device_state(DeviceState::Stop).unwrap();
+    assert_eq!(destination.1.count_now(1).unwrap(), 0);
+    destination.0.client().set_device_state(DeviceState::Running).unwrap();
+    let counts = |msix: &Interrupts| [0, 1].map(|vector| msix.count_now(vector).unwrap());
+    assert_eq!((counts(&source.1), counts(&destination.1)), ([0, 0], [0, 1]));
+    source.0.client().reset().unwrap();
+    assert_eq!(counts(&source.1), [0, 0], "a reset forgets it");
 }
 
 #[test]

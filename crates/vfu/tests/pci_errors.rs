@@ -1,5 +1,8 @@
 //! Descriptions that are refused, and what the refusal says.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use vfu::pci::{
     Ats, Bar, BarKind, MsixAt, MsixPart, Pasid, Pci, PciError, Pm, RawCapability, Sriov,
 };
@@ -25,9 +28,53 @@ fn refused(cases: impl IntoIterator<Item = (Pci, PciError)>) {
     for (pci, expected) in cases {
         let error = pci.build().expect_err("refused");
         assert_eq!(error, expected);
-        let text = error.to_string();
-        assert!(text.len() > 30 && !text.contains('\n') && !text.contains("  "), "{text}");
+        check_message(&error);
+        SEEN.with_borrow_mut(|seen| seen.insert(name(&error)));
     }
+}
+
+/// One line, which ends with what to do.
+fn check_message(error: &PciError) {
+    const DEEDS: [&str; 16] = [
+        "add", "describe", "drop", "free", "give", "keep", "leave", "make", "move", "offer", "put",
+        "round", "shorten", "show", "set", "use",
+    ];
+    let text = error.to_string();
+    assert!(text.len() > 30 && !text.contains('\n') && !text.contains("  "), "{text}");
+    let (_what, deed) = text.split_once("; ").unwrap_or_else(|| panic!("what to do? {text}"));
+    assert!(deed.split([' ', ',']).any(|word| DEEDS.contains(&word)), "what to do? {text}");
+}
+
+thread_local! {
+    /// The variants that this thread has seen.
+    static SEEN: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+/// The name of the variant.
+fn name(error: &PciError) -> String {
+    let debug = format!("{error:?}");
+    debug.split([' ', '(']).next().unwrap_or_default().to_owned()
+}
+
+/// Nothing can be wrong that none of the tables here shows.
+#[test]
+fn every_error_is_in_a_table() {
+    each_case();
+    the_rom();
+    fixed_places();
+    rules_of_raw_capabilities();
+    resizable_bars();
+    the_other_capabilities();
+    let source = include_str!("../src/pci/error.rs");
+    let (_, variants) = source.split_once("pub enum PciError {").expect("the enum");
+    let all: BTreeSet<String> = variants
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
+        .map(|line| line.split([' ', ',', '(']).next().unwrap_or_default().to_owned())
+        .collect();
+    assert!(all.len() > 40, "{all:?}");
+    SEEN.with_borrow(|seen| assert_eq!(*seen, all));
 }
 
 #[test]
@@ -129,6 +176,7 @@ fn the_rom() {
             base().rom(vec![0; (16 << 20) + 1]),
             E::RomTooLarge { len: (16 << 20) + 1, max: 16 << 20 },
         ),
+        (base().rom([0x55, 0xaa, 4]), E::RomCutShort { len: 3, claimed: 2048 }),
     ]);
 }
 

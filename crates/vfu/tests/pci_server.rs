@@ -39,7 +39,7 @@ fn bytes(reply: &RawMessage) -> Vec<u8> {
 #[test]
 fn the_rom_is_a_region_that_is_only_read() {
     let mut image = vec![0x90; 3000];
-    image[..2].copy_from_slice(&[0x55, 0xaa]);
+    image[..3].copy_from_slice(&[0x55, 0xaa, 5]);
     let (served, log) = serve(TestDevice::pci().rom(image.clone()));
     let peer = RawPeer::begin(served.path()).unwrap();
     let rom = info(&peer, ROM);

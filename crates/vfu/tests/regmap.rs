@@ -305,3 +305,32 @@ fn a_map_too_wide_for_an_index_works_the_same() {
         assert_eq!(read(&mut bank, offset, 1), Err(Fault::Unmodelled), "{offset:#x}");
     }
 }
+
+/// A device that counts how often an access of its is over.
+struct Settled(RegisterBank, u32);
+
+impl RegisterDevice for Settled {
+    fn bank(&mut self) -> &mut RegisterBank {
+        &mut self.0
+    }
+
+    fn settle(&mut self) {
+        self.1 += 1;
+    }
+}
+
+#[test]
+fn an_access_settles_once_whatever_its_parts() {
+    let map = RegisterMap::builder("s", 16)
+        .register(Register::rw(0, 4, "A"))
+        .register(Register::rw(4, 4, "B"))
+        .build()
+        .unwrap();
+    let mut device = Settled(RegisterBank::new(map), 0);
+    device.bar_write(0, &[1; 8]).unwrap();
+    assert_eq!(device.1, 1, "two registers");
+    device.bar_read(2, &mut [0; 4]).unwrap();
+    assert_eq!(device.1, 2, "parts of two");
+    assert!(device.bar_read(8, &mut [0; 4]).is_err());
+    assert_eq!(device.1, 3, "none");
+}

@@ -244,3 +244,30 @@ fn a_driver_that_spins_is_warned_about_once_a_register() {
         ]
     );
 }
+
+#[test]
+fn what_a_driver_wanted_and_the_map_has_not_is_reported() {
+    let lines = logged(Level::INFO, |lamp| {
+        lamp.report_uncovered(); // there is nothing to tell
+        for _ in 0..3 {
+            let _ = lamp.bar_read(0x30, &mut [0; 4]);
+        }
+        let _ = lamp.bar_write(0x33, &[1]);
+        lamp.report_uncovered();
+        lamp.report_uncovered(); // it has been told
+        for offset in 0..70 {
+            let _ = lamp.bar_read(0x30 + offset, &mut [0; 4]);
+        }
+        lamp.report_uncovered();
+        assert_eq!((lamp.uncovered().len(), lamp.uncovered_others()), (0, 0));
+    });
+    assert_eq!(
+        lines[..2],
+        [
+            "INFO lamp: not covered: read of 4 bytes at 0x30, 3 times: no register is there",
+            "INFO lamp: not covered: write of 1 byte at 0x33, 1 time: no register is there",
+        ]
+    );
+    assert_eq!(lines.len(), 2 + 64 + 1);
+    assert_eq!(lines[66], "INFO lamp: not covered: 6 more accesses");
+}

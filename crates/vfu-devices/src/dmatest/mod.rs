@@ -34,20 +34,27 @@
 //! of the session.
 //!
 //! **Reset**, of any kind: all registers go to 0, the pin goes down, and copies that wait or run no
-//! longer count.
+//! longer count. A client that goes away resets nothing.
+//!
+//! **Moving.** The device can be moved while it copies. What is not written yet is written by its
+//! thread where it goes on, also for a copy inside a handler: the access has been answered by then,
+//! and a read of the register at 0x30 has got the errno of the copy before.
 //!
 //! It is a [`SharedDevice`]: registers answer while a copy waits inside a handler. As a plain
 //! [`Device`] it works too; commands wait in line then.
 
 mod copy;
+mod moving;
 mod registers;
 mod state;
 
 use std::sync::Arc;
 
+use vfu::migration::Migration;
 use vfu::pci::Pm;
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Pin, Reset, SharedDevice};
 
+use moving::Mover;
 use registers::Effect;
 use state::Inner;
 
@@ -114,12 +121,14 @@ pub fn pci() -> Pci {
 #[derive(Debug)]
 pub struct DmaTest {
     inner: Arc<Inner>,
+    mover: Mover,
 }
 
 impl DmaTest {
     /// A device in its state after power-on.
     pub fn new(handle: Handle) -> Self {
-        DmaTest { inner: Arc::new(Inner::new(handle)) }
+        let inner = Arc::new(Inner::new(handle));
+        DmaTest { mover: Mover(inner.clone()), inner }
     }
 }
 
@@ -128,9 +137,7 @@ impl SharedDevice for DmaTest {
         let mut state = self.inner.lock();
         match state.registers.before_read(at.offset, data.len())? {
             Some(Effect::Copy(job)) => {
-                let generation = state.generation;
-                drop(state);
-                copy::run(&self.inner, &job, generation);
+                copy::run(&self.inner, state, job);
                 state = self.inner.lock();
             }
             Some(Effect::Acknowledge) => self.inner.set_pin(&mut state, false),
@@ -143,9 +150,7 @@ impl SharedDevice for DmaTest {
         let mut state = self.inner.lock();
         match state.registers.write(at.offset, data)? {
             Some(Effect::Copy(job)) => {
-                let generation = state.generation;
-                drop(state);
-                copy::run(&self.inner, &job, generation);
+                copy::run(&self.inner, state, job);
             }
             Some(Effect::Queue(job)) => copy::queue(&self.inner, &mut state, job),
             Some(Effect::Acknowledge) | None => {}
@@ -153,8 +158,20 @@ impl SharedDevice for DmaTest {
         Ok(())
     }
 
-    fn reset(&self, _: Reset) {
-        self.inner.reset();
+    fn resume(&self) {
+        let mut state = self.inner.lock();
+        state.pause.try_again();
+        copy::wake_if_due(&self.inner, &mut state);
+    }
+
+    fn migration(&self) -> Option<Box<dyn Migration + Send + Sync>> {
+        Some(Box::new(Mover(self.inner.clone())))
+    }
+
+    fn reset(&self, kind: Reset) {
+        if kind != Reset::ConnectionLost {
+            self.inner.reset();
+        }
     }
 }
 
@@ -166,6 +183,14 @@ impl Device for DmaTest {
 
     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
         SharedDevice::region_write(self, at, data)
+    }
+
+    fn resume(&mut self) {
+        SharedDevice::resume(self);
+    }
+
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        Some(&mut self.mover)
     }
 
     fn reset(&mut self, kind: Reset) {

@@ -26,7 +26,7 @@ pub(super) enum Effect {
 }
 
 /// One copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Job {
     pub(super) source: u64,
     pub(super) destination: u64,
@@ -39,6 +39,9 @@ pub(super) struct Job {
 /// A register file, as bytes in little-endian order.
 #[derive(Clone, Debug)]
 pub(super) struct Registers([u8; FILE]);
+
+vfu::state! { Job { source, destination, length, interrupt } }
+vfu::state! { Registers { 0 } }
 
 impl Registers {
     /// As after power-on.

@@ -1,18 +1,21 @@
 //! What the handlers and the thread share. No lock is held while a copy runs: handlers are called
 //! meanwhile.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use vfu::Handle;
 
 use super::registers::{Job, Registers};
+use crate::pause::Pause;
 
 #[derive(Debug)]
 pub(super) struct Inner {
     state: Mutex<State>,
     /// There is work, or an end of it.
     pub(super) work: Condvar,
+    /// The thread has come to an end of something.
+    pub(super) ended: Condvar,
     pub(super) handle: Handle,
 }
 
@@ -20,7 +23,10 @@ pub(super) struct Inner {
 pub(super) struct State {
     pub(super) registers: Registers,
     /// Copies that wait for the thread.
-    pub(super) jobs: VecDeque<Job>,
+    pub(super) waiting: VecDeque<Work>,
+    /// Copies inside handlers, the oldest first.
+    pub(super) inside: BTreeMap<u64, Work>,
+    entered: u64,
     /// Counts resets: what was begun before one must not end after it.
     pub(super) generation: u64,
     /// The thread exists.
@@ -28,13 +34,36 @@ pub(super) struct State {
     /// The device is gone.
     pub(super) stop: bool,
     /// The level of the pin.
-    pin: bool,
+    pub(super) pin: bool,
+    pub(super) pause: Pause,
+}
+
+/// A copy on its way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Work {
+    pub(super) job: Job,
+    /// What is to be written, once it has been read.
+    pub(super) bytes: Option<Vec<u8>>,
+}
+
+impl From<Job> for Work {
+    fn from(job: Job) -> Work {
+        Work { job, bytes: None }
+    }
 }
 
 impl State {
+    /// Notes that a handler copies.
+    pub(super) fn enter(&mut self, job: Job) -> u64 {
+        self.entered += 1;
+        self.inside.insert(self.entered, job.into());
+        self.entered
+    }
+
     /// Forgets copies that wait, and what comes of those that run.
     pub(super) fn drop_work(&mut self) {
-        self.jobs.clear();
+        self.waiting.clear();
+        self.inside.clear();
         self.generation = self.generation.wrapping_add(1);
     }
 }
@@ -43,13 +72,17 @@ impl Inner {
     pub(super) fn new(handle: Handle) -> Self {
         let state = State {
             registers: Registers::new(),
-            jobs: VecDeque::new(),
+            waiting: VecDeque::new(),
+            inside: BTreeMap::new(),
+            entered: 0,
             generation: 0,
             worker: false,
             stop: false,
             pin: false,
+            pause: Pause::default(),
         };
-        Inner { state: Mutex::new(state), work: Condvar::new(), handle }
+        let (work, ended) = (Condvar::new(), Condvar::new());
+        Inner { state: Mutex::new(state), work, ended, handle }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -80,6 +113,7 @@ impl Inner {
         state.drop_work();
         state.registers = Registers::new();
         state.pin = false;
+        state.pause.start();
         self.handle.intx().lower();
     }
 }

@@ -26,8 +26,12 @@
 //!   is cleared, and the interrupt comes if it was asked for. When a write to RAM fails midway,
 //!   its first part may have arrived. QEMU logs it and goes on outside of the buffer.
 //! * A reset of any kind clears all registers and the buffer, and drops what runs. A client that
-//!   goes away resets the device too: the next one finds it as after power-on.
+//!   goes away is none: the next one finds the device as it was left.
+//!
+//! **Moving.** The device can be moved while it works: DMA that was under way is begun anew where it
+//! goes on.
 
+mod moving;
 mod registers;
 mod state;
 mod worker;
@@ -35,6 +39,7 @@ mod worker;
 use std::sync::Arc;
 
 use tracing::warn;
+use vfu::migration::Migration;
 use vfu::regmap::{RegisterDevice, RegisterMap};
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Pin, Reset};
 
@@ -126,8 +131,20 @@ impl Device for Edu {
         Ok(())
     }
 
-    fn reset(&mut self, _: Reset) {
-        self.shared.reset();
+    fn resume(&mut self) {
+        let mut state = self.shared.lock();
+        state.pause.try_again();
+        worker::wake_if_due(&self.shared, &mut state);
+    }
+
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        Some(self)
+    }
+
+    fn reset(&mut self, kind: Reset) {
+        if kind != Reset::ConnectionLost {
+            self.shared.reset();
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) enum Action {
 }
 
 /// One run of the DMA engine, inside the buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Transfer {
     /// From the buffer to RAM; else the other way.
     pub(super) to_ram: bool,
@@ -66,6 +66,9 @@ pub(super) struct Registers {
     pub(super) action: Option<Action>,
 }
 
+vfu::state! { Registers { bank, dma_mask } }
+vfu::state! { Transfer { to_ram, ram, masked, buffer } }
+
 impl RegisterDevice for Registers {
     fn bank(&mut self) -> &mut RegisterBank {
         &mut self.bank
@@ -75,7 +78,7 @@ impl RegisterDevice for Registers {
         let RegisterWrite { register, value, old, .. } = write;
         Ok(match register {
             LIVENESS => !value,
-            FACTORIAL if self.bank.has(STATUS, STATUS_COMPUTING) => old,
+            FACTORIAL if self.is_computing() => old,
             FACTORIAL => {
                 self.bank.set_bits(STATUS, STATUS_COMPUTING);
                 self.action = Some(Action::Compute(value as u32));
@@ -134,7 +137,11 @@ impl Registers {
         self.interrupt_status() != 0
     }
 
-    fn is_running(&self) -> bool {
+    pub(super) fn is_computing(&self) -> bool {
+        self.bank.has(STATUS, STATUS_COMPUTING)
+    }
+
+    pub(super) fn is_running(&self) -> bool {
         self.bank.has(DMA_COMMAND, COMMAND_RUN)
     }
 

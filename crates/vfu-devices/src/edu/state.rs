@@ -8,12 +8,15 @@ use vfu::Handle;
 
 use super::BUFFER_SIZE;
 use super::registers::{Registers, Transfer};
+use crate::pause::Pause;
 
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
     /// There is work, or an end of it.
     pub(super) work: Condvar,
+    /// The worker has come to an end of something.
+    pub(super) ended: Condvar,
     pub(super) handle: Handle,
 }
 
@@ -33,6 +36,7 @@ pub(super) struct State {
     pub(super) stop: bool,
     /// The level of the pin.
     pub(super) pin: bool,
+    pub(super) pause: Pause,
 }
 
 impl State {
@@ -54,8 +58,10 @@ impl Shared {
             worker: false,
             stop: false,
             pin: false,
+            pause: Pause::default(),
         };
-        Shared { state: Mutex::new(state), work: Condvar::new(), handle }
+        let (work, ended) = (Condvar::new(), Condvar::new());
+        Shared { state: Mutex::new(state), work, ended, handle }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -89,6 +95,7 @@ impl Shared {
         state.registers.reset();
         state.buffer.fill(0);
         state.pin = false;
+        state.pause.start();
         self.handle.intx().lower();
     }
 }

@@ -10,6 +10,7 @@ use vfu::DmaError;
 use super::BUFFER_SIZE;
 use super::registers::Transfer;
 use super::state::{Shared, State};
+use crate::pause::Pause;
 
 /// Has the worker look at the state, and starts it if this is the first time.
 pub(super) fn wake(shared: &Arc<Shared>, state: &mut State) {
@@ -32,6 +33,13 @@ pub(super) fn wake(shared: &Arc<Shared>, state: &mut State) {
     }
 }
 
+/// As [`wake`], if there is something to do.
+pub(super) fn wake_if_due(shared: &Arc<Shared>, state: &mut State) {
+    if state.compute.is_some() || state.copy.is_some() {
+        wake(shared, state);
+    }
+}
+
 fn spawn(shared: Arc<Shared>) -> io::Result<()> {
     let builder = thread::Builder::new().name("edu".into()).stack_size(256 << 10);
     builder.spawn(move || run(&shared)).map(drop)
@@ -40,7 +48,9 @@ fn spawn(shared: Arc<Shared>) -> io::Result<()> {
 fn run(shared: &Shared) {
     let mut state = shared.lock();
     while !state.stop {
-        if let Some(n) = state.compute.take() {
+        if !state.pause.may_work() {
+            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        } else if let Some(n) = state.compute.take() {
             state = compute(shared, state, n);
         } else if let Some(transfer) = state.copy.take() {
             state = copy(shared, state, &transfer);
@@ -50,11 +60,18 @@ fn run(shared: &Shared) {
     }
 }
 
-fn compute<'a>(shared: &'a Shared, state: MutexGuard<'a, State>, n: u32) -> MutexGuard<'a, State> {
+fn compute<'a>(
+    shared: &'a Shared,
+    mut state: MutexGuard<'a, State>,
+    n: u32,
+) -> MutexGuard<'a, State> {
     let generation = state.generation;
+    state.pause.begin();
     drop(state);
     let result = factorial(n);
     let mut state = shared.lock();
+    state.pause.end();
+    shared.ended.notify_all();
     if state.generation == generation && state.registers.computed(result) {
         shared.interrupt(&mut state);
     }
@@ -65,19 +82,27 @@ fn compute<'a>(shared: &'a Shared, state: MutexGuard<'a, State>, n: u32) -> Mute
 /// while a peer takes its time.
 fn copy<'a>(
     shared: &'a Shared,
-    state: MutexGuard<'a, State>,
+    mut state: MutexGuard<'a, State>,
     transfer: &Transfer,
 ) -> MutexGuard<'a, State> {
     let generation = state.generation;
     let mut data = *state.buffer;
+    let tries = state.pause.begin();
     drop(state);
     let result = move_bytes(shared, transfer, &mut data);
     let mut state = shared.lock();
+    state.pause.end();
+    shared.ended.notify_all();
     if state.generation != generation {
         return state;
     }
     match result {
         Ok(()) => *state.buffer = data,
+        Err(error) if Pause::is_refusal(&error, &shared.handle) => {
+            state.pause.refused(tries);
+            state.copy = Some(transfer.clone());
+            return state;
+        }
         Err(error) => {
             warn!(address = transfer.ram, len = transfer.buffer.len(), %error, "edu: DMA failed");
         }

@@ -76,6 +76,7 @@ pub struct Session<F> {
     role: Role,
     limits: Limits,
     twin: bool,
+    answers_strays: bool,
     requests: [Requests<F>; 2],
     commands: Commands<F>,
     counters: Counters,
@@ -95,6 +96,7 @@ impl<F> Session<F> {
             role,
             limits,
             twin: false,
+            answers_strays: false,
             requests: Channel::ALL.map(Requests::new),
             commands: Commands::new(),
             counters: Counters::default(),
@@ -108,6 +110,12 @@ impl<F> Session<F> {
     /// From now on commands of the server go over the twin socket.
     pub fn add_twin(&mut self) {
         self.twin = true;
+    }
+
+    /// From now on a reply to nothing is refused like a wrong command, as libvfio-user does; otherwise
+    /// it is dropped in silence.
+    pub fn answer_strays(&mut self) {
+        self.answers_strays = true;
     }
 
     /// The limits in force.
@@ -216,6 +224,10 @@ impl<F> Session<F> {
                 self.counters.stray_replies += 1;
                 if self.counters.stray_replies > self.limits.stray_replies {
                     return Err(self.close(Closed::Limit("sent too many replies to nothing")));
+                }
+                if self.answers_strays {
+                    let header = *message.header();
+                    return Ok(Arrival::Refused(header.error_reply(Errno::EINVAL), message));
                 }
                 Ok(Arrival::Dropped(message))
             }

@@ -73,6 +73,8 @@ pub struct Framer<F> {
     large: Option<Large>,
     /// Where in the stream the next message begins, in bytes since the stream did.
     position: u64,
+    /// Bytes still to come of a message that is left out.
+    skip: usize,
     /// Descriptors, each batch with the stream position at which it ended.
     batches: VecDeque<(u64, Vec<F>)>,
     spare_small: Vec<Vec<u8>>,
@@ -99,6 +101,7 @@ impl<F> Framer<F> {
             quiet: 0,
             large: None,
             position: 0,
+            skip: 0,
             batches: VecDeque::new(),
             spare_small: Vec::new(),
             spare_large: None,
@@ -137,6 +140,7 @@ impl<F> Framer<F> {
             None => {
                 self.end = (self.end + n).min(self.buffer.len());
                 self.judge(n);
+                self.skip_here();
             }
         }
         let mut fds = fds.into_iter().peekable();
@@ -144,6 +148,9 @@ impl<F> Framer<F> {
             let held: usize = self.batches.iter().map(|(_, fds)| fds.len()).sum();
             let kept = fds.take(MAX_FDS.saturating_sub(held)).collect();
             self.batches.push_back((self.position + self.pending() as u64, kept));
+            if self.pending() == 0 {
+                drop(self.take_fds()); // of the message that is left out
+            }
         }
     }
 
@@ -181,9 +188,38 @@ impl<F> Framer<F> {
         Ok(Some(Message::new(header, bytes, len, self.take_fds())))
     }
 
+    /// How many bytes are missing of the header, or of the rest of the message, at the head of the
+    /// stream: who receives no more than that reads nothing ahead. Never 0 unless the message is whole.
+    pub fn missing(&self) -> usize {
+        let whole = match (&self.large, self.peek_header()) {
+            (Some(large), _) => large.size,
+            (None, Some(header)) => header.size as usize,
+            (None, None) => HEADER_SIZE,
+        };
+        whole.saturating_sub(self.pending())
+    }
+
+    /// Leaves out the message that [`pop`](Self::pop) refused, as long as it claims to be, at least
+    /// its header. What of it has not come yet is dropped when it comes; nobody waits for that.
+    pub fn skip_refused(&mut self) {
+        if let Some(header) = self.peek_header().filter(|_| self.large.is_none()) {
+            self.skip = HEADER_SIZE.max(header.size as usize);
+            self.skip_here();
+            drop(self.take_fds());
+        }
+    }
+
+    /// Drops what is here of a message that is left out.
+    fn skip_here(&mut self) {
+        let here = self.skip.min(self.end - self.start);
+        self.start += here;
+        self.position += here as u64;
+        self.skip -= here;
+    }
+
     /// Whether a message has begun and not ended.
     pub fn is_mid_message(&self) -> bool {
-        self.pending() > 0
+        self.pending() > 0 || self.skip > 0
     }
 
     /// Takes the buffer of a message that is done with, for a later one.

@@ -1,6 +1,7 @@
 //! Requests of ours on one channel, from the moment they are sent to their last echo.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::task::Waker;
 
 use crate::wire::Command;
@@ -96,7 +97,7 @@ pub(super) enum Matched<F> {
 #[derive(Debug)]
 pub(super) struct Requests<F> {
     channel: super::Channel,
-    by_id: HashMap<u16, Request<F>>,
+    by_id: HashMap<u16, Request<F>, BuildHasherDefault<IdHasher>>,
     next_id: u16,
     serial: u64,
     waiting: usize,
@@ -107,11 +108,30 @@ pub(super) struct Requests<F> {
     woken: Vec<Waker>,
 }
 
+/// Spreads ids. They are of our own choosing, one after the other: no peer can make them collide.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u16(u16::from(*byte)));
+    }
+
+    fn write_u16(&mut self, id: u16) {
+        // An odd number with its bits all over: the table looks at the upper ones, and the lower.
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 impl<F> Requests<F> {
     pub(super) fn new(channel: super::Channel) -> Self {
         Requests {
             channel,
-            by_id: HashMap::new(),
+            by_id: HashMap::default(),
             next_id: 1,
             serial: 0,
             waiting: 0,

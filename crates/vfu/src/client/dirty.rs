@@ -97,7 +97,7 @@ impl DirtyPages {
     }
 
     pub(super) fn picture(&mut self) -> Picture<'_> {
-        Picture::new(self.grid, &mut self.bits)
+        Picture::resume(self.grid, &mut self.bits)
     }
 
     /// Takes over bits that a server has sent, as many as there are pages.

@@ -10,6 +10,7 @@ mod logging;
 mod mapped;
 mod memory;
 mod migration;
+mod moving;
 mod posted;
 mod regions;
 mod service;
@@ -29,6 +30,7 @@ pub use doorbells::{Doorbells, Rung};
 pub use error::ClientError;
 pub use mapped::MappedRegion;
 pub use memory::{DmaMemory, Memory};
+pub use moving::{Migrate, MigrateError, MigrateStep, Moved, Progress, Side};
 pub use posted::Posted;
 pub use regions::{RegionDetails, RegionMmap};
 

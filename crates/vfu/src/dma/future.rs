@@ -23,7 +23,7 @@ use crate::sync::Mutex;
 pub struct DmaFuture<'a>(Transfer<'a>);
 
 impl<'a> DmaFuture<'a> {
-    pub(super) fn new(transfer: Transfer<'a>) -> Self {
+    pub(crate) fn new(transfer: Transfer<'a>) -> Self {
         DmaFuture(transfer)
     }
 }
@@ -97,7 +97,7 @@ impl Wake for Task {
 }
 
 /// Runs `future` now, and on from wherever it is woken.
-fn run(future: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn run(future: impl Future<Output = ()> + Send + 'static) {
     let state = Mutex::new(State::Idle(Box::pin(future)));
     Arc::new(Task { state }).wake();
 }

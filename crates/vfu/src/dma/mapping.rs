@@ -4,6 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
+use rustix::fs::{FsWord, fstatfs};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -18,6 +19,8 @@ pub(crate) struct Mapping {
     mapped: usize,
     /// Where the piece begins, in bytes from `base`.
     skip: usize,
+    /// The size of its pages.
+    page: usize,
 }
 
 // SAFETY: the pointer is to a mapping that lives as long as `self` and that is reached by volatile
@@ -35,10 +38,10 @@ impl Mapping {
         readable: bool,
         writable: bool,
     ) -> Result<Mapping, Errno> {
-        let page = rustix::param::page_size() as u64;
+        let page = page_size(fd);
         let skip = offset % page;
-        let mapped = usize::try_from(len.checked_add(skip).ok_or(Errno::INVAL)?);
-        let mapped = mapped.map_err(|_| Errno::NOMEM)?;
+        let mapped = len.checked_add(skip).and_then(|len| len.checked_next_multiple_of(page));
+        let mapped = usize::try_from(mapped.ok_or(Errno::INVAL)?).map_err(|_| Errno::NOMEM)?;
         let mut prot = ProtFlags::empty();
         prot.set(ProtFlags::READ, readable);
         prot.set(ProtFlags::WRITE, writable);
@@ -46,7 +49,7 @@ impl Mapping {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
         let base = unsafe { mmap(std::ptr::null_mut(), mapped, prot, flags, fd, offset - skip) }?;
         let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
-        Ok(Mapping { base, mapped, skip: skip as usize })
+        Ok(Mapping { base, mapped, skip: skip as usize, page: page as usize })
     }
 
     /// Copies from the piece; `at` is in bytes from its start. The caller checked the permission.
@@ -65,6 +68,22 @@ impl Mapping {
         Ok(())
     }
 
+    /// The piece's first byte.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        // SAFETY: the piece begins in the mapping.
+        unsafe { self.base.add(self.skip) }
+    }
+
+    /// The whole that is mapped, in whole pages.
+    pub(crate) fn pages(&self) -> (NonNull<u8>, usize) {
+        (self.base, self.mapped)
+    }
+
+    /// The size of its pages in bytes.
+    pub(crate) fn page_size(&self) -> usize {
+        self.page
+    }
+
     fn at(&self, at: u64, len: usize) -> Result<*mut u8, Errno> {
         let start = usize::try_from(at).ok().and_then(|at| at.checked_add(self.skip));
         let start = start.ok_or(Errno::FAULT)?;
@@ -75,6 +94,21 @@ impl Mapping {
         Ok(unsafe { self.base.as_ptr().add(start) })
     }
 }
+
+/// The page size of the file's mappings in bytes: hugetlbfs has pages of its own, and maps no parts of
+/// them.
+fn page_size(fd: BorrowedFd<'_>) -> u64 {
+    let usual = rustix::param::page_size() as u64;
+    match fstatfs(fd) {
+        Ok(stat) if stat.f_type == HUGETLBFS_MAGIC => {
+            u64::try_from(stat.f_bsize).unwrap_or(usual).max(usual)
+        }
+        _ => usual,
+    }
+}
+
+/// What `statfs` says of a hugetlbfs (linux/magic.h).
+const HUGETLBFS_MAGIC: FsWord = 0x9584_58f6;
 
 impl Drop for Mapping {
     fn drop(&mut self) {

@@ -32,6 +32,8 @@ pub(super) struct Pipeline {
     region: Arc<Region>,
     /// The address of the buffer's first byte.
     address: u64,
+    /// Only one piece is under way at once.
+    pub(super) one_by_one: bool,
     /// Bytes of the buffer that are not asked for yet.
     unsent: Range<usize>,
     /// What the peer left out of a reply; asked for before anything else.
@@ -76,8 +78,8 @@ impl Pipeline {
         range: Range<usize>,
     ) -> Self {
         let (shared, under_way) = (shared.clone(), UnderWay::default());
-        let again = Vec::new();
-        Pipeline { shared, epoch, live, region, address, unsent: range, again, under_way }
+        let (one_by_one, unsent, again) = (false, range, Vec::new());
+        Pipeline { shared, epoch, live, region, address, one_by_one, unsent, again, under_way }
     }
 
     pub(super) fn link(&self) -> &Arc<Link> {
@@ -119,7 +121,7 @@ impl Pipeline {
                 break;
             }
             let idle = self.under_way.oldest.is_none();
-            if !idle && self.under_way.bytes + range.len() > window {
+            if !idle && (self.one_by_one || self.under_way.bytes + range.len() > window) {
                 break;
             }
             let Some(ticket) = self.ask(range.clone(), buffer, asker)? else { return Ok(!idle) };

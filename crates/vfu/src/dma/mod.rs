@@ -18,10 +18,11 @@ use vfu_proto::wire::Errno;
 use crate::link::RequestError;
 use crate::shared::Shared;
 
+pub(crate) use future::run as run_to_end;
 pub(crate) use mapping::Mapping;
 pub(crate) use region::{Backing, File, Region};
 pub(crate) use table::{Inserted, Table};
-use transfer::{Buffer, Transfer};
+pub(crate) use transfer::{Buffer, How, Transfer};
 
 pub use future::DmaFuture;
 pub use lease::Lease;

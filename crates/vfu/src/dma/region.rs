@@ -27,6 +27,8 @@ pub(crate) struct Region {
     pub(crate) writable: bool,
     /// How it is reached.
     pub(crate) backing: Backing,
+    /// Which of the table's entries, from 1 up, none twice; 0 before it has been entered.
+    pub(crate) serial: u64,
     /// What of it was written.
     dirty: Pages,
     /// Leases out.
@@ -39,7 +41,6 @@ pub(crate) struct Region {
 
 /// How a region is reached.
 #[derive(Debug)]
-#[allow(private_interfaces)] // matched on, not looked into, outside `dma`
 pub(crate) enum Backing {
     /// A file of the peer, mapped.
     Mapped(Mapping, File),
@@ -152,6 +153,7 @@ impl Region {
             readable,
             writable,
             backing,
+            serial: 0,
             dirty: Pages::new(map.address, map.size),
             users: AtomicUsize::new(0),
             retired: AtomicBool::new(false),

@@ -8,13 +8,15 @@ use vfu_proto::wire::Errno;
 
 use super::{Direction, DmaError, Region};
 use crate::sync::RwLock;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The mappings of the peer. They never overlap.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// By first address.
     regions: RwLock<BTreeMap<u64, Arc<Region>>>,
+    /// Entries so far.
+    entered: AtomicU64,
 }
 
 /// What became of an entry.
@@ -31,7 +33,7 @@ impl Table {
     ///
     /// # Errors
     /// `EEXIST` if it overlaps another, `EINVAL` if there are `limit` already.
-    pub(crate) fn insert(&self, region: Region, limit: usize) -> Result<Inserted, Errno> {
+    pub(crate) fn insert(&self, mut region: Region, limit: usize) -> Result<Inserted, Errno> {
         let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
         let before = regions.range(..=region.last()).next_back();
         if let Some((_, other)) = before.filter(|(_, other)| other.last() >= region.address) {
@@ -41,6 +43,7 @@ impl Table {
         if regions.len() >= limit {
             return Err(Errno::EINVAL);
         }
+        region.serial = self.entered.fetch_add(1, Ordering::Relaxed) + 1;
         regions.insert(region.address, Arc::new(region));
         Ok(Inserted::New)
     }
@@ -62,6 +65,19 @@ impl Table {
             return Err(Errno::ENOENT);
         }
         Ok(regions.remove(&at).inspect(|region| region.retire()))
+    }
+
+    /// Shows the mapping that `address` lies in. Who enters or takes out a mapping waits meanwhile.
+    pub(crate) fn look<T>(&self, address: u64, f: impl FnOnce(&Arc<Region>) -> T) -> Option<T> {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, region) = regions.range(..=address).next_back()?;
+        (region.last() >= address).then(|| f(region))
+    }
+
+    /// All mappings, in the order of their addresses.
+    pub(crate) fn all(&self) -> Vec<Arc<Region>> {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        regions.values().cloned().collect()
     }
 
     /// Takes all mappings out.

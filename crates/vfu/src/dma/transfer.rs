@@ -8,7 +8,7 @@ use crate::link::{Asker, Link};
 use crate::shared::Shared;
 
 /// Where the bytes go, or come from.
-pub(super) enum Buffer<'a> {
+pub(crate) enum Buffer<'a> {
     Read(&'a mut [u8]),
     Write(&'a [u8]),
 }
@@ -29,12 +29,24 @@ impl Buffer<'_> {
     }
 }
 
+/// How memory that the peer shared is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Directly, where that is possible.
+    Shortest,
+    /// By messages even there.
+    Messages,
+}
+
 /// The state of a transfer. It moves on by [`advance`](Self::advance), which never waits; a blocking
 /// call, a future and a callback differ only in what they do when it can't.
-pub(super) struct Transfer<'a> {
+pub(crate) struct Transfer<'a> {
     shared: &'a Arc<Shared>,
     address: u64,
     buffer: Buffer<'a>,
+    how: How,
+    /// No message is sent before the one before it is answered.
+    one_by_one: bool,
     /// Bytes that have been moved.
     done: usize,
     /// Resets of the device when the transfer began, once it has.
@@ -51,7 +63,23 @@ pub(super) struct Waiting {
 
 impl<'a> Transfer<'a> {
     pub(super) fn new(shared: &'a Arc<Shared>, address: u64, buffer: Buffer<'a>) -> Self {
-        Transfer { shared, address, buffer, done: 0, epoch: None, messages: None }
+        Transfer::with(shared, address, buffer, How::Shortest)
+    }
+
+    pub(crate) fn with(
+        shared: &'a Arc<Shared>,
+        address: u64,
+        buffer: Buffer<'a>,
+        how: How,
+    ) -> Self {
+        let (one_by_one, done) = (false, 0);
+        Transfer { shared, address, buffer, how, one_by_one, done, epoch: None, messages: None }
+    }
+
+    /// For peers that take one message at a time.
+    pub(crate) fn one_by_one(mut self) -> Self {
+        self.one_by_one = true;
+        self
     }
 
     /// Moves on as far as it goes without waiting. `None`: all bytes have been moved.
@@ -100,11 +128,12 @@ impl<'a> Transfer<'a> {
         let offset = at - lease.address;
         let left = usize::try_from(lease.size - offset).unwrap_or(usize::MAX);
         let end = self.buffer.len().min(self.done.saturating_add(left));
-        if matches!(lease.backing, Backing::Message) {
+        if self.how == How::Messages || matches!(lease.backing, Backing::Message) {
             let live = self.shared.live().ok_or(DmaError::NotConnected)?;
             let (range, region) = (self.done..end, lease.region().clone());
-            self.messages =
-                Some(Pipeline::new(self.shared, epoch, live, region, self.address, range));
+            let mut pipeline = Pipeline::new(self.shared, epoch, live, region, self.address, range);
+            pipeline.one_by_one = self.one_by_one;
+            self.messages = Some(pipeline);
             return Ok(true);
         }
         match &mut self.buffer {
@@ -117,13 +146,17 @@ impl<'a> Transfer<'a> {
     }
 
     /// Moves all bytes, and waits as long as it takes.
-    pub(super) fn block(mut self) -> Result<(), DmaError> {
+    pub(super) fn block(self) -> Result<(), DmaError> {
         let shared = self.shared.clone();
-        let asker = shared.asker();
-        while let Some(Waiting { link, pause }) = self.advance(&asker)? {
+        self.block_as(&shared.asker())
+    }
+
+    /// As [`block`](Self::block), with what the asker does meanwhile.
+    pub(crate) fn block_as(mut self, asker: &Asker<'_>) -> Result<(), DmaError> {
+        while let Some(Waiting { link, pause }) = self.advance(asker)? {
             match pause {
-                Pause::Reply(ticket) => link.wait_for_end(ticket, &asker)?,
-                Pause::Room => link.wait_for_room(&asker)?,
+                Pause::Reply(ticket) => link.wait_for_end(ticket, asker)?,
+                Pause::Room => link.wait_for_room(asker)?,
             }
         }
         Ok(())

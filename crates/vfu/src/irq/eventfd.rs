@@ -6,6 +6,8 @@ use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::{Errno as SysErrno, write};
 use vfu_proto::wire::Errno;
 
+use crate::sync::kernel::act;
+
 /// Checked when it came; writing to it can't block, nor raise a signal.
 #[derive(Debug)]
 pub(crate) struct EventFd(OwnedFd);
@@ -35,7 +37,7 @@ impl EventFd {
 
     /// Adds one. A counter that is full has not been read yet: the client will see it anyway.
     pub(crate) fn signal(&self) -> Result<(), SysErrno> {
-        match write(&self.0, &1u64.to_ne_bytes()) {
+        match act(|| write(&self.0, &1u64.to_ne_bytes())) {
             Ok(_) | Err(SysErrno::AGAIN) => Ok(()),
             Err(e) => Err(e),
         }

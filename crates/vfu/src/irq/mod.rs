@@ -1,16 +1,51 @@
 //! Interrupts: what a device raises, and what the client does with it.
+//!
+//! A device has [`Vector`]s (MSI-X or MSI, as the driver chooses), a pin ([`Intx`]), and two
+//! [`Notice`]s for the VMM. Masks are the library's: a device raises an interrupt whenever it has
+//! a reason, and the interrupt waits for as long as it has to.
+//!
+//! # What holds a message back
+//!
+//! A message that is held back is pending: kept once, shown in the Pending Bit Array of MSI-X or the
+//! Pending Bits of MSI, and signalled as soon as nothing holds it back. It is held back by
+//!
+//! * the Mask Bit of its MSI-X Table entry, and the Function Mask of MSI-X;
+//! * its Mask Bit in the MSI capability, if that has them;
+//! * a mask that the client set by `DEVICE_SET_IRQS`;
+//! * the lack of an eventfd, while its type is in use;
+//! * Bus Master Enable, if that was cleared while it was pending. (Raised without it, it is an error.)
+//! * a device that is stopped in order to be moved.
+//!
+//! A type is in use while MSI Enable or MSI-X Enable is set; for a client that never sets them, while
+//! there is an eventfd. What is pending is forgotten when the type is disabled, at a reset, and when
+//! the client goes.
+//!
+//! **Clients that keep the table to themselves.** QEMU and Cloud Hypervisor emulate the MSI-X Table:
+//! the guest's accesses do not come here, and the table stays as after a reset, in which all vectors
+//! are masked. Mask Bits in the table therefore count from the client's first write to the table on,
+//! until a reset or the end of the session. QEMU shows a vector that the guest has never unmasked by
+//! giving it no eventfd; one that has one it masks by itself, and the guest finds it pending in
+//! QEMU's own Pending Bit Array.
 
 mod eventfd;
 mod fence;
+mod gates;
+mod intx;
 mod moving;
+mod msix;
+mod notice;
+mod pace;
+mod set;
 mod table;
+mod vector;
 
-use std::sync::Arc;
-
-use crate::shared::Shared;
-use fence::Raise;
+pub use intx::Intx;
+pub use notice::{DeviceError, Notice};
+pub use pace::Coalescing;
+pub use vector::Vector;
 
 pub(crate) use eventfd::EventFd;
+pub(crate) use gates::Gates;
 pub(crate) use table::Irqs;
 
 /// The interrupt types of a PCI device; the numbers are VFIO's.
@@ -51,8 +86,8 @@ pub enum IrqError {
         /// How many there are.
         count: u32,
     },
-    /// The driver has not enabled this kind of interrupt, or not this vector.
-    #[error("the driver has not enabled this interrupt")]
+    /// The driver has not enabled this kind of interrupt; for ERR and REQ: the client does not listen.
+    #[error("nobody has enabled this interrupt")]
     NotEnabled,
     /// The driver has not set Bus Master Enable, without which no message leaves the device; nor does
     /// one unless the function is in D0.
@@ -64,79 +99,4 @@ pub enum IrqError {
     /// The client's event file descriptor does not take it.
     #[error("the client's eventfd failed")]
     Eventfd,
-}
-
-/// A message signalled interrupt: MSI-X or MSI, whichever the driver enabled.
-///
-/// Cheap to clone, usable from any thread, safe to keep.
-#[derive(Clone, Debug)]
-pub struct Vector {
-    shared: Arc<Shared>,
-    vector: u32,
-}
-
-impl Vector {
-    pub(crate) fn new(shared: Arc<Shared>, vector: u32) -> Self {
-        Vector { shared, vector }
-    }
-
-    /// Whether the driver uses MSI-X or MSI now. If not, the device has to use its pin.
-    pub fn is_enabled(&self) -> bool {
-        self.shared.irqs.message_index().is_some()
-    }
-
-    /// Raises the interrupt. Never blocks, and never overtakes the data that it announces: if
-    /// DMA_WRITEs of the device are under way, it is raised when the client has acknowledged them.
-    /// While the vector is masked the interrupt is kept, once,
-    /// and raised when it is unmasked.
-    ///
-    /// # Errors
-    /// [`IrqError::NotEnabled`] if the driver uses neither MSI nor MSI-X, or not this vector.
-    pub fn trigger(&self) -> Result<(), IrqError> {
-        let index = self.shared.irqs.message_index().ok_or(IrqError::NotEnabled)?;
-        if !self.shared.may_master() {
-            return Err(IrqError::BusMasterDisabled);
-        }
-        // Of a device that stops it waits in any case, and has to be there when that is saved.
-        if !self.shared.is_stopped()
-            && fence::after_writes(&self.shared, Raise::Vector(index, self.vector))
-        {
-            return Ok(());
-        }
-        self.shared.irqs.trigger(index, self.vector)
-    }
-}
-
-/// The interrupt pin: a level, up until the device takes it down.
-///
-/// Cheap to clone, usable from any thread, safe to keep.
-#[derive(Clone, Debug)]
-pub struct Intx {
-    shared: Arc<Shared>,
-}
-
-impl Intx {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Intx { shared }
-    }
-
-    /// Asserts the pin and sets Interrupt Status. The driver is told once; and again when it
-    /// unmasks the interrupt and the pin is still up. Never blocks.
-    pub fn raise(&self) {
-        self.set(true);
-    }
-
-    /// Takes the pin down and clears Interrupt Status.
-    pub fn lower(&self) {
-        self.set(false);
-    }
-
-    /// Sets the pin's level.
-    pub fn set(&self, up: bool) {
-        self.shared.irqs.want_pin(up);
-        if up && !self.shared.is_stopped() && fence::after_writes(&self.shared, Raise::Pin) {
-            return;
-        }
-        self.shared.irqs.follow_pin(up, |up| self.shared.config().set_interrupt_status(up));
-    }
 }

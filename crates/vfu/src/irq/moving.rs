@@ -11,24 +11,14 @@ impl Irqs {
     pub(crate) fn set_stopped(&self, stopped: bool) {
         let mut state = self.lock();
         state.stopped = stopped;
-        if stopped {
-            return;
-        }
-        for index in [IrqIndex::Msi, IrqIndex::Msix] {
-            for vector in &mut state.vectors[index as usize] {
-                if !vector.masked && std::mem::take(&mut vector.pending) {
-                    let _no_longer_enabled = vector.fire();
-                }
-            }
-        }
-        state.signal_pin();
+        state.settle_all(self.now());
     }
 
     /// The level of the pin, then a byte for each vector: whether its interrupt waits.
     pub(crate) fn save(&self) -> Vec<u8> {
         let state = self.lock();
         let vectors = SAVED.iter().flat_map(|index| &state.vectors[*index as usize]);
-        let waiting = vectors.map(|vector| u8::from(vector.pending));
+        let waiting = vectors.map(|vector| u8::from(vector.pending || vector.pace.holds()));
         std::iter::once(u8::from(state.pin)).chain(waiting).collect()
     }
 
@@ -46,6 +36,7 @@ impl Irqs {
         for index in SAVED {
             for (vector, waits) in state.vectors[index as usize].iter_mut().zip(&mut waiting) {
                 vector.pending = *waits != 0;
+                vector.pace.take_held();
             }
         }
         Some(())

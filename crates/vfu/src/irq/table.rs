@@ -1,22 +1,30 @@
-//! The vectors of a device, as DEVICE_SET_IRQS arranges them.
+//! The vectors of a device, what holds them back, and what fires them.
 
-use std::os::fd::OwnedFd;
+use std::ops::Range;
 use std::sync::PoisonError;
-
-use tracing::debug;
-use vfu_proto::wire::{Errno, IrqAction, IrqData, SetIrqs};
+use std::time::Duration;
 
 use super::eventfd::EventFd;
+use super::gates::Gates;
+use super::msix::Table;
+use super::pace::{Coalescing, Pace, Verdict};
 use super::{IrqError, IrqIndex};
+use crate::pci::{ConfigSpace, MsixState};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Instant, Mutex, MutexGuard};
 
 /// All interrupts of a device.
+///
+/// Whoever needs its lock and that of configuration space takes this one first.
 #[derive(Debug)]
 pub(crate) struct Irqs {
     state: Mutex<State>,
     /// The level that the device has last asked for; the pin may follow a little later.
     wanted: AtomicBool,
+    /// Where the MSI-X Table and the Pending Bit Array are, if there are any.
+    pub(super) msix: Option<MsixState>,
+    /// Where time is counted from.
+    origin: Instant,
 }
 
 #[derive(Debug)]
@@ -25,41 +33,76 @@ pub(super) struct State {
     pub(super) vectors: [Vec<Vector>; 5],
     /// The level of the pin.
     pub(super) pin: bool,
-    /// Interrupt Disable of the Command register.
-    pin_disabled: bool,
     /// The device is stopped: interrupts wait until it is started.
     pub(super) stopped: bool,
+    gates: Gates,
+    /// Whether MSI Enable and MSI-X Enable say if these are in use, by index. They do once one has been
+    /// set: some clients have eventfds and nothing else.
+    governed: [bool; 5],
+    /// The MSI-X Table, if there is MSI-X.
+    pub(super) table: Option<Table>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Vector {
-    eventfd: Option<EventFd>,
+    pub(super) eventfd: Option<EventFd>,
+    /// Masked by DEVICE_SET_IRQS; INTx masks itself.
     pub(super) masked: bool,
-    /// Raised while masked.
+    /// Raised while it was held back.
     pub(super) pending: bool,
+    /// Raised while it was not, but too soon.
+    pub(super) pace: Pace,
 }
 
 impl Vector {
-    pub(super) fn fire(&mut self) -> Result<(), IrqError> {
-        if self.masked {
-            self.pending = true;
-            return Ok(());
-        }
+    /// Writes the eventfd.
+    pub(super) fn signal(&self) -> Result<(), IrqError> {
         let eventfd = self.eventfd.as_ref().ok_or(IrqError::NotEnabled)?;
         eventfd.signal().map_err(|_| IrqError::Eventfd)
     }
+
+    fn forget(&mut self) {
+        self.pending = false;
+        self.pace.take_held();
+    }
 }
 
+/// The interrupts that have no level.
+const EDGES: [IrqIndex; 4] = [IrqIndex::Msi, IrqIndex::Msix, IrqIndex::Err, IrqIndex::Req];
+
 impl Irqs {
+    /// The interrupts of a device with this configuration space.
+    pub(crate) fn of(config: &ConfigSpace) -> Self {
+        let counts = [
+            u32::from(config.interrupt_pin().is_some()),
+            config.msi().map_or(0, |msi| msi.vectors_supported.into()),
+            config.msix().map_or(0, |msix| msix.vectors.into()),
+            1,
+            1,
+        ];
+        Irqs::new(counts, config.msix())
+    }
+
     /// A device with so many vectors of each type.
-    pub(crate) fn new(counts: [u32; 5]) -> Self {
-        let vectors = counts.map(|n| (0..n).map(|_| Vector::default()).collect());
-        let state = State { vectors, pin: false, pin_disabled: false, stopped: false };
-        Irqs { state: Mutex::new(state), wanted: AtomicBool::new(false) }
+    pub(super) fn new(counts: [u32; 5], msix: Option<MsixState>) -> Self {
+        let state = State {
+            vectors: counts.map(|n| (0..n).map(|_| Vector::default()).collect()),
+            pin: false,
+            stopped: false,
+            gates: Gates::default(),
+            governed: [false; 5],
+            table: msix.map(|msix| Table::new(msix.vectors)),
+        };
+        let (state, wanted) = (Mutex::new(state), AtomicBool::new(false));
+        Irqs { state, wanted, msix, origin: Instant::now() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.origin.elapsed()
     }
 
     /// How many vectors a type has.
@@ -67,27 +110,58 @@ impl Irqs {
         self.lock().vectors[index as usize].len() as u32
     }
 
-    /// MSI-X or MSI, if the client has given any of its vectors an eventfd.
-    pub(crate) fn message_index(&self) -> Option<IrqIndex> {
+    /// MSI-X or MSI, if the driver uses one of them, and how many vectors of it.
+    pub(crate) fn messages(&self) -> Option<(IrqIndex, u32)> {
         let state = self.lock();
-        [IrqIndex::Msix, IrqIndex::Msi]
-            .into_iter()
-            .find(|i| state.vectors[*i as usize].iter().any(|v| v.eventfd.is_some()))
+        let index = state.message_index()?;
+        Some((index, state.granted(index) as u32))
     }
 
-    /// Raises a vector. The eventfd is written under the lock: it can't be closed meanwhile.
-    pub(crate) fn trigger(&self, index: IrqIndex, vector: u32) -> Result<(), IrqError> {
+    /// Raises a message. Gives the time after which [`flush`](Self::flush) has something to do.
+    pub(super) fn raise_message(&self, vector: u32) -> Result<Option<Duration>, IrqError> {
         let mut state = self.lock();
-        let stopped = state.stopped;
-        let vectors = &mut state.vectors[index as usize];
-        let count = vectors.len() as u32;
-        let vector =
-            vectors.get_mut(vector as usize).ok_or(IrqError::NoSuchVector { vector, count })?;
-        if stopped {
-            vector.pending = true;
-            return Ok(());
+        let index = state.message_index().ok_or(IrqError::NotEnabled)?;
+        let vector = state.find(index, vector)? % state.granted(index);
+        state.raise(index, vector, || self.now())
+    }
+
+    /// Raises ERR or REQ.
+    pub(super) fn raise_notice(&self, index: IrqIndex) -> Result<(), IrqError> {
+        let mut state = self.lock();
+        let vector = state.find(index, 0)?;
+        state.raise(index, vector, || self.now()).map(drop)
+    }
+
+    /// Whether a vector of that number exists.
+    pub(super) fn check(&self, index: IrqIndex, vector: u32) -> Result<(), IrqError> {
+        self.lock().find(index, vector).map(drop)
+    }
+
+    /// Signals what has been held for long enough. Gives the time after which there is more to do.
+    pub(super) fn flush(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        let now = self.now();
+        for index in EDGES {
+            state.settle(index, 0..usize::MAX, now);
         }
-        vector.fire()
+        let vectors = state.vectors.iter().flatten();
+        let next = vectors.filter_map(|vector| vector.pace.due()).min()?;
+        Some(next.saturating_sub(now))
+    }
+
+    /// How often vectors of a message signal at most; `None` chooses all.
+    pub(crate) fn coalesce(&self, vector: Option<u32>, rule: Option<Coalescing>) {
+        let mut state = self.lock();
+        let now = self.now();
+        for index in [IrqIndex::Msi, IrqIndex::Msix] {
+            let vectors = state.vectors[index as usize].iter_mut().enumerate();
+            for (_, chosen) in vectors.filter(|(i, _)| vector.is_none_or(|v| v as usize == *i)) {
+                // What was held by the old rule is signalled, and the next one too.
+                chosen.pending |= chosen.pace.take_held();
+                chosen.pace = Pace::new(rule);
+            }
+            state.settle(index, 0..usize::MAX, now);
+        }
     }
 
     /// The device asks for a level of the pin.
@@ -111,63 +185,28 @@ impl Irqs {
         (self.wanted.load(Ordering::SeqCst), self.lock().pin)
     }
 
-    /// Interrupt Disable has changed.
-    pub(crate) fn disable_pin(&self, disabled: bool) {
+    /// Does what configuration space says, which `read` reads: raises what has become free, and
+    /// forgets what was pending of a type that is no longer enabled.
+    pub(crate) fn configure(&self, read: impl FnOnce() -> Gates) {
         let mut state = self.lock();
-        state.pin_disabled = disabled;
-        state.signal_pin();
+        let before = std::mem::replace(&mut state.gates, read());
+        for index in [IrqIndex::Msi, IrqIndex::Msix] {
+            let enabled = state.gates.enabled(index);
+            if before.enabled(index) && !enabled {
+                state.vectors[index as usize].iter_mut().for_each(Vector::forget);
+            }
+            state.governed[index as usize] |= enabled;
+        }
+        state.settle_all(self.now());
     }
 
-    /// Does what DEVICE_SET_IRQS asks for (specification, "VFIO_USER_DEVICE_SET_IRQS").
-    ///
-    /// # Errors
-    /// `EINVAL`: a range beyond the vectors, a wrong number of descriptors, or one that is no
-    /// eventfd. Nothing has changed then.
-    pub(crate) fn set(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), Errno> {
-        let index = IrqIndex::from_u32(request.index).ok_or(Errno::EINVAL)?;
-        let mut state = self.lock();
-        let count = state.vectors[index as usize].len();
-        let disable = request.action == IrqAction::Trigger
-            && request.data == IrqData::None
-            && request.count == 0;
-        let start = request.start as usize;
-        let end = start.checked_add(request.count as usize).ok_or(Errno::EINVAL)?;
-        if end > count || (start >= count && !disable) || (start > 0 && disable) {
-            return Err(Errno::EINVAL);
-        }
-        if !fds.is_empty() && request.data != IrqData::EventFd {
-            return Err(Errno::EINVAL);
-        }
-        if matches!(index, IrqIndex::Err | IrqIndex::Req) && request.action != IrqAction::Trigger {
-            return Err(Errno::EINVAL);
-        }
-        match (request.action, request.data) {
-            (IrqAction::Trigger, IrqData::None) if disable => state.disable(index),
-            (IrqAction::Trigger, IrqData::EventFd) => state.assign(index, start..end, fds)?,
-            (IrqAction::Trigger, data) => {
-                for vector in chosen(&mut state.vectors[index as usize][start..end], data) {
-                    let _not_enabled = vector.fire();
-                }
-            }
-            (IrqAction::Mask, data) => {
-                for vector in chosen(&mut state.vectors[index as usize][start..end], data) {
-                    vector.masked = true;
-                }
-            }
-            (IrqAction::Unmask, data) => {
-                let stopped = state.stopped;
-                for vector in chosen(&mut state.vectors[index as usize][start..end], data) {
-                    vector.masked = false;
-                    if index == IrqIndex::Intx {
-                        vector.pending = false;
-                    } else if !stopped && std::mem::take(&mut vector.pending) {
-                        let _not_enabled = vector.fire();
-                    }
-                }
-                state.signal_pin();
-            }
-        }
-        Ok(())
+    /// The Pending Bits of MSI.
+    pub(crate) fn msi_pending(&self) -> u32 {
+        let state = self.lock();
+        let count = state.vectors[IrqIndex::Msi as usize].len().min(32);
+        (0..count).fold(0, |bits, vector| {
+            bits | u32::from(state.is_pending(IrqIndex::Msi, vector)) << vector
+        })
     }
 
     /// Everything as at power-on, but for what the client has arranged: a reset took the pin down.
@@ -175,9 +214,11 @@ impl Irqs {
         let mut state = self.lock();
         self.want_pin(false);
         state.pin = false;
-        state.pin_disabled = false;
-        for vector in state.vectors.iter_mut().flatten() {
-            vector.pending = false;
+        state.gates = Gates::default();
+        state.governed = [false; 5];
+        state.vectors.iter_mut().flatten().for_each(Vector::forget);
+        if let Some(table) = &mut state.table {
+            table.reset();
         }
     }
 
@@ -186,11 +227,136 @@ impl Irqs {
         let mut state = self.lock();
         for index in IrqIndex::ALL {
             state.disable(index);
+            state.vectors[index as usize].iter_mut().for_each(Vector::forget);
+            state.governed[index as usize] = state.gates.enabled(index);
+        }
+        if let Some(table) = &mut state.table {
+            table.disconnect();
         }
     }
 }
 
 impl State {
+    /// The place of a vector, if it exists.
+    fn find(&self, index: IrqIndex, vector: u32) -> Result<usize, IrqError> {
+        let count = self.vectors[index as usize].len();
+        let found = (vector as usize) < count;
+        let count = count as u32;
+        if found { Ok(vector as usize) } else { Err(IrqError::NoSuchVector { vector, count }) }
+    }
+
+    /// Whether the driver uses MSI or MSI-X: it is enabled, or has an eventfd if the client never
+    /// enables it.
+    fn in_use(&self, index: IrqIndex) -> bool {
+        match index {
+            IrqIndex::Msi | IrqIndex::Msix if self.governed[index as usize] => {
+                self.gates.enabled(index)
+            }
+            IrqIndex::Msi | IrqIndex::Msix => {
+                self.vectors[index as usize].iter().any(|vector| vector.eventfd.is_some())
+            }
+            IrqIndex::Intx | IrqIndex::Err | IrqIndex::Req => true,
+        }
+    }
+
+    fn message_index(&self) -> Option<IrqIndex> {
+        [IrqIndex::Msix, IrqIndex::Msi].into_iter().find(|index| self.in_use(*index))
+    }
+
+    /// How many vectors the driver has granted, at least 1. Software may grant fewer MSI vectors than
+    /// the function has asked for, and the function must do with them (PCI 6.8.1.3, Multiple Message
+    /// Enable): its vectors then share those, by the low bits of their numbers.
+    fn granted(&self, index: IrqIndex) -> usize {
+        let vectors = &self.vectors[index as usize];
+        let granted = match self.gates.msi.filter(|msi| msi.enabled) {
+            _ if index != IrqIndex::Msi => vectors.len(),
+            Some(msi) => msi.vectors_enabled.into(),
+            None => {
+                let assigned = vectors.iter().take_while(|vector| vector.eventfd.is_some()).count();
+                assigned.checked_ilog2().map_or(1, |log2| 1 << log2)
+            }
+        };
+        granted.clamp(1, vectors.len().max(1))
+    }
+
+    /// Whether something other than coalescing holds a vector back.
+    fn is_held(&self, index: IrqIndex, number: usize) -> bool {
+        let Some(vector) = self.vectors[index as usize].get(number) else { return true };
+        if self.stopped || vector.masked {
+            return true;
+        }
+        match index {
+            IrqIndex::Msi | IrqIndex::Msix => {
+                let table = self.table.as_ref().filter(|_| index == IrqIndex::Msix);
+                vector.eventfd.is_none()
+                    || !self.gates.master
+                    || !self.in_use(index)
+                    || self.gates.mask(index, number)
+                    || table.is_some_and(|table| table.masks(number))
+            }
+            IrqIndex::Intx | IrqIndex::Err | IrqIndex::Req => false,
+        }
+    }
+
+    /// Whether a vector was raised and is held back.
+    pub(super) fn is_pending(&self, index: IrqIndex, number: usize) -> bool {
+        let vector = self.vectors[index as usize].get(number);
+        vector.is_some_and(|vector| vector.pending)
+    }
+
+    /// Raises a vector, and keeps it if it is held back. The eventfd is written under the lock: it
+    /// can't be closed meanwhile.
+    fn raise(
+        &mut self,
+        index: IrqIndex,
+        number: usize,
+        now: impl Fn() -> Duration,
+    ) -> Result<Option<Duration>, IrqError> {
+        let held = self.is_held(index, number);
+        let Some(vector) = self.vectors[index as usize].get_mut(number) else {
+            return Err(IrqError::NotEnabled);
+        };
+        if held {
+            vector.pending = true;
+            return Ok(None);
+        }
+        if vector.pace.rule.is_some() {
+            let now = now();
+            if let Verdict::At(until) = vector.pace.raise(now) {
+                return Ok(Some(until.saturating_sub(now)));
+            }
+        }
+        vector.signal().map(|()| None)
+    }
+
+    /// Raises those of a range that are pending and no longer held back, or that have been coalesced
+    /// for long enough. What is coalesced and held back is pending from then on.
+    pub(super) fn settle(&mut self, index: IrqIndex, range: Range<usize>, now: Duration) {
+        let end = range.end.min(self.vectors[index as usize].len());
+        for number in range.start..end {
+            let vector = &self.vectors[index as usize][number];
+            if !vector.pending && !vector.pace.holds() {
+                continue;
+            }
+            let held = self.is_held(index, number);
+            let vector = &mut self.vectors[index as usize][number];
+            if held {
+                vector.pending |= vector.pace.take_held();
+            } else if vector.pending || vector.pace.due().is_some_and(|due| due <= now) {
+                vector.pending = false;
+                vector.pace.signalled(now);
+                let _not_assigned_or_broken = vector.signal();
+            }
+        }
+    }
+
+    pub(super) fn settle_all(&mut self, now: Duration) {
+        for index in EDGES {
+            self.settle(index, 0..usize::MAX, now);
+        }
+        self.signal_pin();
+    }
+
     fn set_pin(&mut self, up: bool) {
         let rises = up && !self.pin;
         self.pin = up;
@@ -206,54 +372,25 @@ impl State {
     /// Tells the client of the pin, if it is up and nothing holds it back. The pin then masks
     /// itself (AUTOMASKED): the client hears of it again after it has unmasked it.
     pub(super) fn signal_pin(&mut self) {
+        let held = self.stopped || self.gates.hold_pin();
         let Some(vector) = self.vectors[0].first_mut() else { return };
-        let held = self.stopped || self.pin_disabled || vector.masked;
-        if self.pin && !held && vector.fire().is_ok() {
+        if self.pin && !held && !vector.masked && vector.signal().is_ok() {
             vector.masked = true;
         }
     }
 
-    fn disable(&mut self, index: IrqIndex) {
+    /// All eventfds of a type are closed. What is pending stays if configuration space has the type
+    /// enabled still: some clients do this to change a few of the eventfds.
+    pub(super) fn disable(&mut self, index: IrqIndex) {
+        let enabled = self.gates.enabled(index);
         for vector in &mut self.vectors[index as usize] {
-            *vector = Vector::default();
+            vector.eventfd = None;
+            vector.masked = false;
+            vector.pending |= vector.pace.take_held();
+            vector.pending &= enabled;
         }
-    }
-
-    fn assign(
-        &mut self,
-        index: IrqIndex,
-        range: std::ops::Range<usize>,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), Errno> {
-        if fds.is_empty() {
-            for vector in &mut self.vectors[index as usize][range] {
-                vector.eventfd = None;
-            }
-            return Ok(());
-        }
-        if fds.len() != range.len() {
-            return Err(Errno::EINVAL);
-        }
-        let eventfds = fds.into_iter().map(EventFd::new).collect::<Result<Vec<_>, _>>();
-        let eventfds =
-            eventfds.inspect_err(|_| debug!("SET_IRQS with something else than eventfds"))?;
-        for (vector, eventfd) in self.vectors[index as usize][range].iter_mut().zip(eventfds) {
-            vector.eventfd = Some(eventfd);
-        }
-        if index == IrqIndex::Intx {
-            self.signal_pin();
-        }
-        Ok(())
     }
 }
 
-/// The vectors that the data picks: all, or those with a byte that is not zero.
-fn chosen<'a>(
-    vectors: &'a mut [Vector],
-    data: IrqData<'a>,
-) -> impl Iterator<Item = &'a mut Vector> {
-    vectors.iter_mut().enumerate().filter_map(move |(i, vector)| match data {
-        IrqData::Bool(bytes) => (bytes.get(i).copied().unwrap_or(0) != 0).then_some(vector),
-        IrqData::None | IrqData::EventFd => Some(vector),
-    })
-}
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -114,7 +114,8 @@ impl Link {
 
     /// The session has a deadline more: whoever waits must know of it.
     pub(super) fn attend(&self, state: MutexGuard<'_, State>) {
-        let next = state.session.next_deadline();
+        let alarm = state.alarm.as_ref().map(|(at, _)| *at);
+        let next = state.session.next_deadline().into_iter().chain(alarm).min();
         let in_time = match (next, state.looks_up) {
             (None, _) => true,
             (Some(_), None) => false,

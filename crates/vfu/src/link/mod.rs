@@ -21,9 +21,11 @@
 //! | `attend` | what reaches a session by other ways than its sockets |
 //! | `patience` | deadlines |
 //! | `outbox` | what could not be sent at once |
+//! | `apart` | for users who wait for the socket themselves |
 //!
 //! Locks, in the order in which they may be taken: an outbox, then the state.
 
+mod apart;
 mod attend;
 mod command;
 mod event;
@@ -49,6 +51,7 @@ use vfu_proto::wire::Header;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 use crate::transport::Socket;
+pub(crate) use apart::Came;
 pub(crate) use command::Next;
 use outbox::Outbox;
 pub(crate) use request::{About, Asker, Reenter, RequestError};
@@ -90,6 +93,12 @@ pub(crate) struct Link {
     max_open_answers: usize,
     /// A DMA_WRITE has been sent, some time.
     has_written: AtomicBool,
+    /// A signal came while a thread waited, if the sockets tell of that.
+    interrupted: AtomicBool,
+    /// Nothing is read ahead of the message that is due.
+    exact: AtomicBool,
+    /// A thread of ours sends what waits to be sent, for users who wait elsewhere.
+    sends_apart: AtomicBool,
     /// How long one receive waits at most, if there is a limit: it saves a poll before it.
     tick: OnceLock<Duration>,
     origin: Instant,
@@ -102,7 +111,7 @@ const LOOK: Duration = Duration::from_millis(250);
 struct State {
     session: Session<OwnedFd>,
     /// At home when nobody reads the channel.
-    framers: [Option<Framer<OwnedFd>>; 2],
+    framers: [Option<Box<Framer<OwnedFd>>>; 2],
     /// Since when the message at the head of a channel is incomplete.
     begun: [Option<Time>; 2],
     /// When VERSION has to be here, until it is.
@@ -121,6 +130,12 @@ struct State {
     blind: usize,
     /// When the reader, or the event loop, will look up by itself.
     looks_up: Option<Time>,
+    /// Whom to wake at a time that the session knows nothing of.
+    alarm: Option<(Time, Waker)>,
+    /// Whom to wake now.
+    rung: Option<Waker>,
+    /// A message that the framer refuses is left out, and the session goes on.
+    lenient: bool,
     /// Error replies that the session wants sent.
     refusals: Vec<(Channel, Header)>,
     /// Between the kernel and a message, reused.
@@ -133,6 +148,11 @@ struct State {
 const SPARE: usize = 16;
 
 impl State {
+    /// Whether somebody has to be woken, without the lock.
+    fn has_woken(&self) -> bool {
+        self.rung.is_some() || self.session.has_woken()
+    }
+
     /// Gives the buffer of a message back to the framer that made it.
     fn recycle(&mut self, done: Message) {
         let channel = self.session.channel_of(&done) as usize;
@@ -146,7 +166,7 @@ impl State {
 
 impl Link {
     pub(crate) fn new(socket: OwnedFd, role: Role, limits: Limits) -> Self {
-        let framer = Framer::new(limits.max_message);
+        let framer = Box::new(Framer::new(limits.max_message));
         // A client always waits for a reply, and so with a deadline. It is exact nevertheless:
         // the last half of the time is waited for with a poll.
         let tick = limits.reply_timeout.filter(|_| role == Role::Client).map(|t| t / 2);
@@ -169,6 +189,9 @@ impl Link {
                 attended: false,
                 blind: 0,
                 looks_up: None,
+                alarm: None,
+                rung: None,
+                lenient: false,
                 refusals: Vec::new(),
                 fds: Vec::new(),
                 spare: Default::default(),
@@ -182,6 +205,9 @@ impl Link {
             open_answers: AtomicUsize::new(0),
             max_open_answers,
             has_written: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
+            exact: AtomicBool::new(false),
+            sends_apart: AtomicBool::new(false),
             tick: OnceLock::new(),
             origin: Instant::now(),
         };
@@ -203,7 +229,8 @@ impl Link {
         if self.twin.set(Socket::new(socket)).is_ok() {
             self.limit_receive(self.tick.get().copied().unwrap_or(LOOK));
             let mut state = self.lock();
-            state.framers[1] = Some(Framer::new(state.session.limits().max_message));
+            let framer = Framer::new(state.session.limits().max_message);
+            state.framers[1] = Some(Box::new(framer));
             state.session.add_twin();
         }
     }
@@ -264,8 +291,8 @@ impl Link {
 
     /// Unlocks, and wakes those who have to be.
     fn release(&self, mut state: MutexGuard<'_, State>) {
-        if state.session.has_woken() {
-            let mut woken = Vec::new();
+        if state.has_woken() {
+            let mut woken: Vec<_> = state.rung.take().into_iter().collect();
             state.session.take_woken(&mut woken);
             drop(state);
             woken.into_iter().for_each(Waker::wake);

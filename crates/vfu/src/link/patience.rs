@@ -1,5 +1,7 @@
 //! Deadlines: of requests, and of a peer that is slow.
 
+use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use vfu_proto::session::{Channel, Closed, Time};
@@ -18,7 +20,8 @@ impl Link {
 
     /// When something has to be done if nothing comes.
     pub(super) fn next_deadline(&self, state: &State) -> Option<Time> {
-        earliest([state.session.next_deadline(), self.patience(state), state.opening])
+        let alarm = state.alarm.as_ref().map(|(at, _)| *at);
+        earliest([state.session.next_deadline(), self.patience(state), state.opening, alarm])
     }
 
     /// When the peer's slowness will have lasted too long.
@@ -57,8 +60,24 @@ impl Link {
         }
     }
 
-    /// Gives up requests whose time is over; says whether there were any.
+    /// Wakes somebody after `time`: whoever waits for the session does that. Of several alarms the
+    /// first one stays; who is woken sets the next.
+    pub(crate) fn alarm(self: &Arc<Self>, time: Duration, waker: impl FnOnce() -> Waker) {
+        let at = self.now() + time;
+        let mut state = self.lock();
+        let before = state.alarm.as_ref().is_some_and(|(alarm, _)| *alarm <= at);
+        if !before && state.session.closed().is_none() {
+            state.alarm = Some((at, waker()));
+            self.become_attended(&mut state);
+            self.attend(state);
+        }
+    }
+
+    /// Gives up requests whose time is over, and rings the alarm; says whether there was anything.
     pub(super) fn expire(&self, state: &mut State) -> bool {
+        if state.alarm.as_ref().is_some_and(|(at, _)| *at <= self.now()) {
+            state.rung = state.alarm.take().map(|(_, waker)| waker);
+        }
         let due = state.session.next_deadline().is_some_and(|d| d <= self.now());
         let expired = due && state.session.expire(self.now()) > 0;
         if state.session.closed().is_some() {
@@ -67,7 +86,7 @@ impl Link {
         } else if expired {
             self.wake_sleepers(state);
         }
-        expired
+        expired || state.rung.is_some()
     }
 }
 

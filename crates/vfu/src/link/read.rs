@@ -9,11 +9,12 @@ use vfu_proto::session::{Channel, Closed, Framer, Time};
 
 use super::{LOOK, Link, State, lost};
 use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use crate::transport::Received;
 
 /// The framers of the channels that a thread reads, for as long as it does.
 pub(super) struct Reading {
-    framers: [Option<Framer<OwnedFd>>; 2],
+    framers: [Option<Box<Framer<OwnedFd>>>; 2],
     fds: Vec<OwnedFd>,
 }
 
@@ -151,12 +152,17 @@ impl Link {
             if !ready[channel as usize] {
                 continue;
             }
-            match self.socket(channel).recv(framer.space(), &mut reading.fds, wait) {
+            let most =
+                if self.exact.load(Ordering::Relaxed) { framer.missing() } else { usize::MAX };
+            let space = framer.space();
+            let most = most.clamp(1, space.len());
+            match self.socket(channel).recv(&mut space[..most], &mut reading.fds, wait) {
                 Ok(Received::Bytes(n)) => {
                     framer.received(n, reading.fds.drain(..));
                     came = true;
                 }
                 Ok(Received::WouldBlock) => {}
+                Ok(Received::Interrupted) => self.interrupted.store(true, Ordering::SeqCst),
                 Ok(Received::Eof) => return Err(Closed::Disconnected),
                 Err(Errno::MFILE) => {
                     return Err(Closed::Socket("out of file descriptors".into()));

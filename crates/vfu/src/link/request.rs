@@ -66,6 +66,11 @@ impl<'a> Asker<'a> {
         Asker { in_handler: true, reentry, budget }
     }
 
+    /// Has commands that arrive served meanwhile.
+    pub(crate) fn serving(self, reentry: &'a dyn Reenter) -> Self {
+        Asker { reentry: Some(reentry), ..self }
+    }
+
     /// How long the next request may take, if that is less than usual.
     pub(crate) fn left(&self) -> Option<Duration> {
         self.budget.map(crate::context::left)

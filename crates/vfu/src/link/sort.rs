@@ -14,7 +14,7 @@ impl Link {
     /// Hands every whole message to the session, and sends the refusals that come of it.
     pub(super) fn sort<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.pump(&mut state);
-        while !state.refusals.is_empty() || state.session.has_woken() {
+        while !state.refusals.is_empty() || state.has_woken() {
             let refusals = std::mem::take(&mut state.refusals);
             self.release(state);
             for (channel, header) in refusals {
@@ -29,6 +29,11 @@ impl Link {
     pub(super) fn pump(&self, state: &mut State) {
         for channel in Channel::ALL {
             let index = channel as usize;
+            // Most often nothing has come since the last time.
+            let idle = |framer: &Framer<OwnedFd>| !framer.is_mid_message();
+            if state.begun[index].is_none() && state.framers[index].as_deref().is_some_and(idle) {
+                continue;
+            }
             let Some(mut framer) = state.framers[index].take() else { continue };
             state.spare[index].drain(..).for_each(|done| framer.recycle(done));
             while state.session.closed().is_none() && !state.session.is_paused(channel) {
@@ -39,6 +44,14 @@ impl Link {
                         self.settle(channel, arrival, &mut framer, &mut state.refusals);
                     }
                     Ok(None) => break,
+                    Err(e) if state.lenient => {
+                        debug!(%e, "message refused");
+                        framer.skip_refused();
+                        if e.wants_reply() {
+                            let header = e.header().error_reply(wire::Errno::EINVAL);
+                            state.refusals.push((channel, header));
+                        }
+                    }
                     Err(e) => self.end_broken(state, channel, e),
                 }
             }

@@ -10,7 +10,9 @@ use vfu_proto::session::{Channel, Closed, Session, Time};
 
 use super::{Link, State, Wake};
 use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use crate::sync::kernel::poll;
+use crate::transport::Signals;
 
 /// Whether a thread that waits may do so in a receive, which nothing but the peer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +85,9 @@ impl Link {
         }
     }
 
-    /// Receives once on each channel, without waiting, and sends what waits to be sent.
-    pub(crate) fn poll_sockets(&self) {
+    /// Receives once on each channel, without waiting, and sends what waits to be sent. Says whether
+    /// anything came.
+    pub(crate) fn poll_sockets(&self) -> bool {
         for channel in Channel::ALL {
             if self.unsent(channel) > 0 {
                 let _closed = self.flush(channel);
@@ -92,20 +95,25 @@ impl Link {
         }
         let mut state = self.sort(self.lock());
         if state.session.closed().is_some() || self.is_overdue(&mut state) {
-            return;
+            return false;
         }
-        self.expire(&mut state);
+        if self.expire(&mut state) {
+            state = self.sort(state);
+        }
         for quiet in [false, true] {
             let channel = state.session.command_channel();
-            let Some(mut reading) = self.take_framers(&mut state, channel, quiet) else { return };
+            let Some(mut reading) = self.take_framers(&mut state, channel, quiet) else {
+                return false;
+            };
             drop(state);
             let result = self.receive(&mut reading, [true; 2], false);
             let came = !matches!(result, Ok(false));
             state = self.sort(self.put_back(reading, result.map(drop)));
             if came || !self.has_twin() {
-                return;
+                return came;
             }
         }
+        false
     }
 
     /// In place of a thread that is blind: sees to deadlines, to what waits to be sent, and to replies
@@ -127,7 +135,7 @@ impl Link {
                 None if self.has_unsent() && !state.flushing => self.wait_writable(state, until),
                 None => self.sleep(state, until),
             };
-            if self.is_overdue(&mut state) || self.expire(&mut state) || state.session.has_woken() {
+            if self.is_overdue(&mut state) || self.expire(&mut state) || state.has_woken() {
                 self.release(state);
                 state = self.lock();
             }
@@ -143,7 +151,12 @@ impl Link {
     ) -> Result<(), Errno> {
         let timeout = until.map(|t| timespec(t.since(self.now())));
         match poll(set, timeout.as_ref()) {
-            Err(Errno::INTR) => Ok(()),
+            Err(Errno::INTR) => {
+                if self.main.signals() == Signals::Interrupt {
+                    self.interrupted.store(true, Ordering::SeqCst);
+                }
+                Ok(())
+            }
             other => other.map(drop),
         }
     }

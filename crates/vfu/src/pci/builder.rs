@@ -114,7 +114,8 @@ impl Pci {
     /// of two, 2048 bytes at least; behind the image it reads 0xff, as erased flash does. A server
     /// shows it as VFIO's region 6, read-only: what is written there is dropped.
     ///
-    /// The image may be anything. Hardware does not look at it, and neither does QEMU when it loads
+    /// The image may be anything, unless it has a header that says that it is longer: then
+    /// [`build`](Self::build) refuses it. Hardware does not look at it, and neither does QEMU when it loads
     /// one; but firmware and Linux ignore an image that does not begin with 0x55 0xaa (PCI 6.3.1.1).
     /// [`RomInfo::has_signature`](super::RomInfo::has_signature) tells, and a server warns in its log.
     ///

@@ -35,7 +35,7 @@ pub enum PciError {
     )]
     Class { class: u32 },
     /// There is no such BAR.
-    #[error("BAR {index} does not exist; a function has BARs 0 to 5")]
+    #[error("BAR {index} does not exist; use one of BARs 0 to 5")]
     BarIndex { index: usize },
     /// The same index again.
     #[error("BAR {index} is described twice; keep one, or move the other to a free index")]
@@ -117,7 +117,7 @@ pub enum PciError {
     )]
     ExtendedRoom { id: u16, len: usize, left: usize },
     /// The version field of an extended capability has 4 bits.
-    #[error("extended capability {id:#06x} has version {version}; 0 to 15 are possible")]
+    #[error("extended capability {id:#06x} has version {version}; use 0 to 15")]
     ExtendedVersion { id: u16, version: u8 },
     /// A mask for bytes that are not there.
     #[error(
@@ -127,8 +127,8 @@ pub enum PciError {
     WriteMask { id: u16, body: usize, mask: usize },
     /// Two rules for one bit.
     #[error(
-        "capability {id:#04x}: the bits {bits:#04x} of body byte {at} are in two masks; a bit is \
-         writable, write-one-to-clear or driven by the device, and may be sticky besides"
+        "capability {id:#04x}: the bits {bits:#04x} of body byte {at} are in two masks; keep them \
+         in one of writable, write-one-to-clear and driven (sticky may come on top)"
     )]
     RuleConflict { id: u16, at: usize, bits: u8 },
     /// PME_Support names a state that the function does not have.
@@ -141,8 +141,17 @@ pub enum PciError {
     #[error("the expansion ROM is empty; give its image, or leave it out")]
     RomEmpty,
     /// The image is larger than a ROM BAR can be.
-    #[error("the expansion ROM of {len:#x} bytes is larger than {max:#x}, which is the most")]
+    #[error(
+        "the expansion ROM of {len:#x} bytes is larger than {max:#x}, which is the most; shorten the \
+         image"
+    )]
     RomTooLarge { len: usize, max: usize },
+    /// The image's own header says that it is longer.
+    #[error(
+        "the expansion ROM has {len:#x} bytes, and its header says {claimed:#x}; the image is cut \
+         short, give all of it"
+    )]
+    RomCutShort { len: usize, claimed: usize },
     /// Resizable BAR without the BAR.
     #[error("BAR {index} is made resizable and does not exist; add it with .bar()")]
     ResizableNoBar { index: usize },
@@ -154,8 +163,8 @@ pub enum PciError {
     ResizableTwice { index: usize },
     /// Not a size that the registers can say.
     #[error(
-        "BAR {index} cannot have {size:#x} bytes: a resizable BAR in {kind} space has powers of two \
-         from 0x100000 to {max:#x}"
+        "BAR {index} cannot have {size:#x} bytes; give a resizable BAR in {kind} space powers of \
+         two from 0x100000 to {max:#x}"
     )]
     ResizableSize { index: usize, size: u64, kind: BarKind, max: u64 },
     /// The size at power-on is not one of those to choose from.
@@ -174,7 +183,7 @@ pub enum PciError {
     #[error("PASIDs cannot have {width} bits; use 20 or fewer")]
     PasidWidth { width: u8 },
     /// The revision field has 4 bits.
-    #[error("vendor specific capability {vsec:#06x} has revision {revision}; 0 to 15 are possible")]
+    #[error("vendor specific capability {vsec:#06x} has revision {revision}; use 0 to 15")]
     VendorRevision { vsec: u16, revision: u8 },
     /// SR-IOV for nothing.
     #[error("SR-IOV needs one virtual function or more; give their number, or leave it out")]
@@ -182,7 +191,7 @@ pub enum PciError {
     /// The virtual functions would have no routing ids of their own.
     #[error(
         "{total} virtual functions from offset {first_offset} with stride {stride} do not get \
-         routing ids of their own below 0x10000; both are 1 or more"
+         routing ids of their own below 0x10000; use 1 or more for both, and fewer functions"
     )]
     SriovRouting { total: u16, first_offset: u16, stride: u16 },
     /// SR-IOV has no I/O BARs.
@@ -204,10 +213,13 @@ pub enum PciError {
     )]
     MsixNoFreeBar,
     /// The BAR is not there, or not memory.
-    #[error("the {part} is placed in BAR {bar}, which is no memory BAR of this function")]
+    #[error(
+        "the {part} is placed in BAR {bar}, which is no memory BAR of this function; add one there, or \
+         use another"
+    )]
     MsixBar { part: MsixPart, bar: usize },
     /// The low three bits of the offset hold the BAR's index.
-    #[error("the {part} is at offset {offset:#x} of BAR {bar}; offsets are multiples of 8")]
+    #[error("the {part} is at offset {offset:#x} of BAR {bar}; use a multiple of 8")]
     MsixUnaligned { part: MsixPart, bar: usize, offset: u64 },
     /// It sticks out of the BAR, or starts beyond the 4 GiB that the register can name.
     #[error(

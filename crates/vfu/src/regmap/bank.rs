@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::coverage::{Coverage, Uncovered};
 use super::map::RegisterMap;
 use super::spin::Spin;
+use super::trace;
 
 /// The values of a map's registers, and what is watched about accesses to them.
 ///
@@ -115,6 +116,16 @@ impl RegisterBank {
     /// for.
     pub fn uncovered_others(&self) -> u64 {
         self.coverage.others()
+    }
+
+    /// Logs [`uncovered`](Self::uncovered) at `INFO`, with the target `vfu::regmap`, and begins anew.
+    /// Nothing if there is nothing to tell.
+    pub fn report_uncovered(&mut self) {
+        if self.coverage.is_empty() {
+            return;
+        }
+        trace::coverage(&self.map, &self.coverage);
+        self.coverage.clear();
     }
 
     #[track_caller]

@@ -41,8 +41,13 @@ pub struct Uncovered {
 impl std::fmt::Display for Uncovered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Uncovered { offset, width, direction, fault, count } = self;
-        write!(f, "{direction} of {width} bytes at {offset:#x}, {count} times: {fault}")
+        let (bytes, times) = (plural(*width as u64, "byte"), plural(*count, "time"));
+        write!(f, "{direction} of {bytes} at {offset:#x}, {times}: {fault}")
     }
+}
+
+fn plural(count: u64, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +68,15 @@ impl Coverage {
 
     pub(super) fn others(&self) -> u64 {
         self.others
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.seen.clear();
+        self.others = 0;
     }
 
     /// Counts an access. Whether it is a new one.

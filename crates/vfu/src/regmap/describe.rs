@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::map::RegisterMap;
 use super::register::{BitAccess, Field, Register};
@@ -25,6 +25,14 @@ impl RegisterMap {
     /// `access`, `about` and `values`), `about`, `on_read` and `on_write`. All numbers are plain integers
     /// of up to 64 bits.
     pub fn to_json(&self) -> String {
+        // Only maps with keys that are no strings, and failing writers, can't be serialized.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+/// As [`RegisterMap::to_json`] says.
+impl Serialize for RegisterMap {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let registers =
             self.registers.iter().zip(&self.rules).map(|(register, rules)| RegisterJson {
                 name: &register.name,
@@ -42,8 +50,7 @@ impl RegisterMap {
                 on_write: &register.on_write,
             });
         let map = MapJson { name: &self.name, size: self.size, registers: registers.collect() };
-        // Only maps with keys that are no strings, and failing writers, can't be serialized.
-        serde_json::to_string_pretty(&map).unwrap_or_default()
+        map.serialize(to)
     }
 }
 

@@ -82,7 +82,8 @@
 //! * Every access is an event of `tracing` at the level `TRACE`, with the target `vfu::regmap`, in
 //!   the names of registers, fields and values.
 //! * An access that the map does not cover is an event at `DEBUG` the first time, and counted in
-//!   [`RegisterBank::uncovered`].
+//!   [`RegisterBank::uncovered`]. [`RegisterBank::report_uncovered`] logs the list at `INFO`: a device
+//!   that calls it when its client leaves tells what that driver wanted of it.
 //! * A driver that reads a register [very often](RegisterMapBuilder::spin_limit), and nothing else,
 //!   and always gets the same, is an event at `WARN`, once a register.
 //!
@@ -165,6 +166,10 @@ pub trait RegisterDevice {
         Ok(write.value)
     }
 
+    /// An access is over, with all of its parts, whatever came of it: the place to bring in line what
+    /// follows from the registers, such as the level of the pin.
+    fn settle(&mut self) {}
+
     /// The driver reads `data.len()` bytes from `offset`: for
     /// [`Device::region_read`](crate::Device::region_read).
     ///
@@ -172,7 +177,9 @@ pub trait RegisterDevice {
     /// [`Fault::Unmodelled`] if no register is there, [`Fault::Width`] if it can't be accessed in
     /// this way, or what [`on_read`](Self::on_read) says.
     fn bar_read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), Fault> {
-        decode::read(self, offset, data)
+        let result = decode::read(self, offset, data);
+        self.settle();
+        result
     }
 
     /// The driver writes `data` to `offset`: for
@@ -181,7 +188,9 @@ pub trait RegisterDevice {
     /// # Errors
     /// As for `bar_read`, with [`on_write`](Self::on_write).
     fn bar_write(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
-        decode::write(self, offset, data)
+        let result = decode::write(self, offset, data);
+        self.settle();
+        result
     }
 }
 

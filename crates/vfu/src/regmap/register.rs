@@ -29,7 +29,9 @@ pub enum BitAccess {
     W0c,
     /// Reads, and is cleared by that; writes are ignored.
     Rc,
-    /// Reads 0, ignores writes.
+    /// Reads 0, ignores writes. The device may keep a state of its own in it, with
+    /// [`RegisterBank::set`](super::RegisterBank::set) or by what
+    /// [`on_write`](super::RegisterDevice::on_write) returns.
     #[serde(rename = "RAZ/WI")]
     Raz,
 }
@@ -178,7 +180,7 @@ impl Register {
         w1c: W1c, "A register in which writing ones clears bits.";
         w1s: W1s, "A register in which writing ones sets bits.";
         rc: Rc, "A register that reading clears, and that ignores writes.";
-        raz: Raz, "A register that reads 0 and keeps nothing: for side effects, or reserved.";
+        raz: Raz, "A register that reads 0 and ignores what is written: for side effects, or reserved.";
     }
 
     /// Sets the value after a reset.

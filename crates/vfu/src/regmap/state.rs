@@ -6,7 +6,7 @@ use crate::migration::{State, StateError, StateReader, StateWriter};
 /// Offset and value of each register. What a later version of the map has more is as after a reset
 /// when an older state is loaded.
 impl State for RegisterBank {
-    fn write(&self, to: &mut StateWriter) {
+    fn write_state(&self, to: &mut StateWriter) {
         // MAX_REGISTERS is far less than that.
         to.value(&u32::try_from(self.values.len()).unwrap_or(u32::MAX));
         for (offset, value) in self.map.starts.iter().zip(&self.values) {
@@ -15,7 +15,7 @@ impl State for RegisterBank {
         }
     }
 
-    fn read(&mut self, from: &mut StateReader<'_>) -> Result<(), StateError> {
+    fn read_state(&mut self, from: &mut StateReader<'_>) -> Result<(), StateError> {
         self.reset();
         let count: u32 = from.value()?;
         if count as usize > self.values.len() {

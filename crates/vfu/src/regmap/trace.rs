@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use tracing::{debug, trace, warn};
+use tracing::{debug, info, trace, warn};
 
-use super::coverage::{Direction, Uncovered};
+use super::coverage::{Coverage, Direction, Uncovered};
 use super::map::{RegisterMap, element};
 use super::register::Register;
 
@@ -47,6 +47,18 @@ pub(super) fn uncovered(map: &RegisterMap, access: &Uncovered) {
     let Uncovered { offset, width, direction, fault, .. } = access;
     let name = map.name();
     debug!(target: TARGET, "{name}: {direction} of {width} bytes at {offset:#x}: {fault}");
+}
+
+/// All of them.
+#[cold]
+pub(super) fn coverage(map: &RegisterMap, coverage: &Coverage) {
+    let name = map.name();
+    for access in coverage.all() {
+        info!(target: TARGET, "{name}: not covered: {access}");
+    }
+    if coverage.others() > 0 {
+        info!(target: TARGET, "{name}: not covered: {} more accesses", coverage.others());
+    }
 }
 
 #[cold]

@@ -1,6 +1,6 @@
 //! Accesses to regions: configuration space, ROM and MSI-X are the library's, the rest the device's.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use tracing::{debug, info, trace};
 use vfu_proto::wire::{Errno, RegionReadReply, RegionReadRequest, RegionWriteRequest};
@@ -12,14 +12,6 @@ use crate::answer::Defer;
 use crate::context::{self, Inside};
 use crate::device::{Access, Device, Reset};
 use crate::link::Link;
-use crate::pci::MsixTable;
-use crate::sync::Mutex;
-
-/// A place in the memory of MSI-X, in bytes from its start.
-enum Msix {
-    Table(u64),
-    Pba(u64),
-}
 
 impl Executor {
     /// Whether reads do not reach the device; writes do not reach any device that is stopped.
@@ -52,17 +44,12 @@ impl Executor {
         let data = &mut out[start..];
         if data.is_empty() {
         } else if region == CONFIG_REGION {
-            self.shared.config().read(offset as usize, data);
+            self.shared.config_now().read(offset as usize, data);
         } else if self.shared.is_asleep() {
             debug!(region, offset, "read from a device that is not in D0");
         } else if region == ROM_REGION {
             self.shared.config().read_rom(offset, data);
-        } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
-            let table = table.lock().unwrap_or_else(PoisonError::into_inner);
-            match place {
-                Msix::Table(at) => table.read(at, data),
-                Msix::Pba(at) => table.read_pba(at, data),
-            }
+        } else if self.shared.irqs.msix_read(region, offset, data) {
         } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {
             if let Err(e) = memory.read(offset, data) {
                 debug!(region, error = %e, "read of shared memory");
@@ -121,10 +108,7 @@ impl Executor {
             debug!(region, offset, "write to a device that is not in D0");
         } else if self.regions.is_read_only(region) {
             debug!(region, offset, len = data.len(), "write to what is read-only dropped");
-        } else if let Some((table, place)) = self.msix_at(region, offset, data.len()) {
-            if let Msix::Table(at) = place {
-                table.lock().unwrap_or_else(PoisonError::into_inner).write(at, data);
-            }
+        } else if self.shared.irqs.msix_write(region, offset, data) {
         } else if self.shared.is_stopped() {
             debug!(region, offset, "write to a device that is stopped");
         } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {
@@ -167,50 +151,5 @@ impl Executor {
         } else if effects.soft_reset {
             self.reset(device, link, Reset::D3HotToD0);
         }
-    }
-
-    /// Where in the MSI-X table or PBA an access lies, if it does.
-    fn msix_at(&self, region: u32, offset: u64, len: usize) -> Option<(&Mutex<MsixTable>, Msix)> {
-        let (state, table) = self.msix.as_ref()?;
-        let inside = |(bar, start): (usize, u64), size: u64| {
-            let at = (bar == region as usize).then(|| offset.checked_sub(start)).flatten()?;
-            at.checked_add(len as u64).filter(|end| *end <= size).map(|_| at)
-        };
-        if let Some(at) = inside(state.table, state.table_len()) {
-            return Some((table, Msix::Table(at)));
-        }
-        let at = inside(state.pba, state.pba_len())?;
-        Some((table, Msix::Pba(at)))
-    }
-
-    /// The MSI-X table, then the pending bits; nothing if there are none.
-    pub(super) fn save_msix(&self) -> Vec<u8> {
-        let Some((state, table)) = &self.msix else { return Vec::new() };
-        let table = table.lock().unwrap_or_else(PoisonError::into_inner);
-        let (len, pba) = (state.table_len() as usize, state.pba_len() as usize);
-        let mut bytes = vec![0; len + pba];
-        let (entries, pending) = bytes.split_at_mut(len);
-        table.read(0, entries);
-        table.read_pba(0, pending);
-        bytes
-    }
-
-    /// Puts back what [`save_msix`](Self::save_msix) gave. `None`: it was another table's.
-    pub(super) fn load_msix(&self, bytes: &[u8]) -> Option<()> {
-        let Some((state, table)) = &self.msix else { return bytes.is_empty().then_some(()) };
-        let (entries, pending) = bytes.split_at_checked(state.table_len() as usize)?;
-        if pending.len() as u64 != state.pba_len() {
-            return None;
-        }
-        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.reset();
-        table.write(0, entries);
-        for vector in 0..state.vectors {
-            let byte = pending.get(usize::from(vector) / 8)?;
-            if byte & 1 << (vector % 8) != 0 {
-                table.set_pending(vector);
-            }
-        }
-        Some(())
     }
 }

@@ -15,7 +15,7 @@ use super::stop::ServeError;
 use crate::device::Device;
 use crate::doorbell::{Doorbell, IoEventFd};
 use crate::handle::Handle;
-use crate::irq::Irqs;
+use crate::irq::{Coalescing, Irqs};
 use crate::pci::{ConfigSpace, Pci, PciError};
 use crate::reentrant::{Reentrant, SharedDevice};
 use crate::shared::Shared;
@@ -52,6 +52,7 @@ pub struct Builder {
     settings: Settings,
     regions: Asked,
     bus_master_gate: bool,
+    coalescing: Option<Coalescing>,
 }
 
 impl Builder {
@@ -67,7 +68,14 @@ impl Builder {
             },
             regions: Asked::default(),
             bus_master_gate: true,
+            coalescing: None,
         }
+    }
+
+    /// Gives the device an expansion ROM, or another one; see [`Pci::rom`].
+    pub fn rom(mut self, image: impl Into<Arc<[u8]>>) -> Self {
+        self.pci = self.pci.rom(image);
+        self
     }
 
     /// Limits and timeouts of each session.
@@ -106,6 +114,13 @@ impl Builder {
     /// be in D0, as PCI demands. Default: yes.
     pub fn bus_master_gate(mut self, gate: bool) -> Self {
         self.bus_master_gate = gate;
+        self
+    }
+
+    /// How often each vector of MSI-X and MSI signals at most. Default: whenever it is raised. A device
+    /// may choose otherwise for a vector: [`Vector::coalesce`](crate::Vector::coalesce).
+    pub fn coalesce(mut self, rule: Coalescing) -> Self {
+        self.coalescing = Some(rule);
         self
     }
 
@@ -168,19 +183,16 @@ impl Builder {
             warn!("the expansion ROM does not begin with 0x55 0xaa; firmware and Linux ignore it");
         }
         let regions = Arc::new(Regions::new(&config, self.regions)?);
-        let irqs = Irqs::new([
-            u32::from(config.interrupt_pin().is_some()),
-            config.msi().map_or(0, |msi| u32::from(msi.vectors_supported)),
-            config.msix().map_or(0, |msix| u32::from(msix.vectors)),
-            1,
-            1,
-        ]);
-        let msix = config.msix();
-        let timeout = self.settings.limits.handler_timeout;
-        let mut shared = Shared::new(config, irqs, self.bus_master_gate, timeout);
-        shared.regions = regions.clone();
-        let shared = Arc::new(shared);
-        let executor = Arc::new(Executor::new(shared.clone(), regions, msix, &self.settings));
+        let irqs = Irqs::of(&config);
+        irqs.coalesce(None, self.coalescing);
+        let shared = Arc::new(Shared::new(
+            config,
+            irqs,
+            self.bus_master_gate,
+            self.settings.limits.handler_timeout,
+            regions.clone(),
+        ));
+        let executor = Arc::new(Executor::new(shared.clone(), regions, &self.settings));
         executor.hold(self.settings.incoming);
         Ok(Bound { shared, executor, source, settings: self.settings })
     }

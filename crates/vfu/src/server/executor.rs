@@ -23,7 +23,6 @@ use crate::context::{self, Inside};
 use crate::device::{Device, Reset};
 use crate::irq::{IrqIndex, Irqs};
 use crate::link::{Link, Message};
-use crate::pci::{MsixState, MsixTable};
 use crate::shared::{Gate, Shared};
 use crate::sync::Mutex;
 
@@ -32,7 +31,6 @@ use crate::sync::Mutex;
 pub(crate) struct Executor {
     pub(super) shared: Arc<Shared>,
     pub(super) regions: Arc<Regions>,
-    pub(super) msix: Option<(MsixState, Mutex<MsixTable>)>,
     pub(super) max_transfer: u32,
     pub(super) max_dma_maps: usize,
     pub(super) parked: Parked,
@@ -61,16 +59,10 @@ pub(super) struct Call<'a> {
 }
 
 impl Executor {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        regions: Arc<Regions>,
-        msix: Option<MsixState>,
-        settings: &Settings,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, regions: Arc<Regions>, settings: &Settings) -> Self {
         Executor {
             shared,
             regions,
-            msix: msix.map(|state| (state, Mutex::new(MsixTable::new(state.vectors)))),
             max_transfer: settings.max_transfer as u32,
             max_dma_maps: settings.max_dma_maps as usize,
             parked: Parked::default(),
@@ -225,9 +217,6 @@ impl Executor {
         }
         self.shared.follow();
         self.reset_migration();
-        if let Some((_, table)) = &self.msix {
-            table.lock().unwrap_or_else(PoisonError::into_inner).reset();
-        }
         context::run(&self.shared, Inside::Callback, || device.reset(kind));
         self.shared.set_gate(Gate::Open);
     }

@@ -23,17 +23,66 @@ const MAX_SENT_FDS: u32 = 253;
 
 /// What both sides agreed on.
 #[derive(Debug)]
-pub(super) struct Agreed {
+pub(crate) struct Agreed {
     /// The most data that a message to or from the client may carry, in bytes.
-    pub(super) max_transfer: usize,
+    pub(crate) max_transfer: usize,
     /// Descriptors that the client takes with one message.
-    pub(super) max_fds: usize,
+    pub(crate) max_fds: usize,
     /// REGION_WRITE_MULTI may be used.
-    pub(super) write_multiple: bool,
+    pub(crate) write_multiple: bool,
+}
+
+/// What a server can do, whatever the client proposes.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) minor: u16,
+    /// Without the twin socket.
+    pub(crate) caps: Capabilities,
+    pub(crate) max_transfer: u64,
+    pub(crate) twin_socket: bool,
+    /// Sent whether the client proposed it or not.
+    pub(crate) always: Capabilities,
+    /// Why a client can't be served, if it can't.
+    pub(crate) objection: fn(&Capabilities) -> Option<&'static str>,
+}
+
+impl Offer {
+    pub(super) fn of(settings: &Settings) -> Offer {
+        Offer {
+            minor: MINOR,
+            caps: Capabilities {
+                max_msg_fds: Some(MAX_FDS),
+                max_data_xfer_size: Some(settings.max_transfer),
+                max_dma_maps: Some(u64::from(settings.max_dma_maps)),
+                pgsizes: Some(4096),
+                write_multiple: Some(true),
+                ..Capabilities::default()
+            },
+            max_transfer: settings.max_transfer,
+            twin_socket: settings.twin_socket,
+            always: Capabilities::default(),
+            objection: |_| None,
+        }
+    }
+
+    /// What stands in the reply to `proposed`.
+    fn reply_to(&self, proposed: &Capabilities, twin: bool) -> Capabilities {
+        let ours = Capabilities {
+            twin_socket: Some(TwinSocket { supported: twin, fd_index: twin.then_some(0) }),
+            ..self.caps
+        };
+        let caps = ours.restricted_to(proposed);
+        Capabilities {
+            max_msg_fds: caps.max_msg_fds.or(self.always.max_msg_fds),
+            max_data_xfer_size: caps.max_data_xfer_size.or(self.always.max_data_xfer_size),
+            migration: caps.migration.or(self.always.migration),
+            ..caps
+        }
+    }
 }
 
 /// Answers the first command. A client that can't be served is told why, and disconnected.
-pub(super) fn answer(link: &Link, settings: &Settings, first: &Message) -> Result<Agreed, Closed> {
+pub(crate) fn answer(link: &Link, offer: &Offer, first: &Message) -> Result<Agreed, Closed> {
     let header = *first.header();
     let refuse = |why: &'static str| {
         if !header.wants_no_reply() {
@@ -57,9 +106,12 @@ pub(super) fn answer(link: &Link, settings: &Settings, first: &Message) -> Resul
     if proposed.major != 0 {
         return Err(refuse("speaks another major version than 0"));
     }
-    let twin = make_twin(settings, &proposed.caps);
-    let caps = ours(settings, twin.is_some()).restricted_to(&proposed.caps);
-    let reply = Version::new(0, proposed.minor.min(MINOR), caps);
+    if let Some(why) = (offer.objection)(&proposed.caps) {
+        return Err(refuse(why));
+    }
+    let twin = make_twin(offer, &proposed.caps);
+    let caps = offer.reply_to(&proposed.caps, twin.is_some());
+    let reply = Version::new(0, proposed.minor.min(offer.minor), caps);
     let mut payload = Vec::with_capacity(256);
     reply.emit(&mut payload);
     let head = header.reply(payload.len()).emit();
@@ -73,29 +125,16 @@ pub(super) fn answer(link: &Link, settings: &Settings, first: &Message) -> Resul
         link.send(Channel::Main, &parts, &[])?;
     }
     let theirs = proposed.caps.max_data_xfer_size.unwrap_or(DEFAULT_MAX_DATA_XFER_SIZE);
-    let max_transfer = theirs.min(settings.max_transfer) as usize;
+    let max_transfer = theirs.min(offer.max_transfer) as usize;
     info!(minor = reply.minor, max_transfer, twin = has_twin, "client connected");
     let max_fds = proposed.caps.max_msg_fds.unwrap_or(DEFAULT_MAX_MSG_FDS).min(MAX_SENT_FDS);
     let write_multiple = reply.caps.write_multiple == Some(true);
     Ok(Agreed { max_transfer, max_fds: max_fds as usize, write_multiple })
 }
 
-/// What we can do, whatever the client proposes.
-fn ours(settings: &Settings, twin: bool) -> Capabilities {
-    Capabilities {
-        max_msg_fds: Some(MAX_FDS),
-        max_data_xfer_size: Some(settings.max_transfer),
-        max_dma_maps: Some(u64::from(settings.max_dma_maps)),
-        pgsizes: Some(4096),
-        twin_socket: Some(TwinSocket { supported: twin, fd_index: twin.then_some(0) }),
-        write_multiple: Some(true),
-        ..Capabilities::default()
-    }
-}
-
 /// Both ends of a second socket, if the client can take one and we want it.
-fn make_twin(settings: &Settings, proposed: &Capabilities) -> Option<(OwnedFd, OwnedFd)> {
-    let wanted = settings.twin_socket
+fn make_twin(offer: &Offer, proposed: &Capabilities) -> Option<(OwnedFd, OwnedFd)> {
+    let wanted = offer.twin_socket
         && proposed.twin_socket.as_ref().is_some_and(|twin| twin.supported)
         && proposed.max_msg_fds.unwrap_or(DEFAULT_MAX_MSG_FDS) > 0;
     wanted

@@ -230,7 +230,13 @@ impl Executor {
                 if stop_first {
                     self.stop(device)?;
                 }
-                let own = match device.save() {
+                let most = device.max_len();
+                // More could not be loaded.
+                let saved = match device.save() {
+                    Ok(own) if own.len() > most => Err(Errno::ENOSPC),
+                    saved => saved,
+                };
+                let own = match saved {
                     Ok(own) => own,
                     Err(errno) => {
                         if stop_first {
@@ -292,8 +298,8 @@ impl Executor {
     /// What the library owns of the device's state.
     fn library(&self) -> Library {
         Library {
-            config: self.shared.config().to_vec(),
-            msix: self.save_msix(),
+            config: self.shared.config_now().to_vec(),
+            msix: self.shared.irqs.save_msix(),
             irqs: self.shared.irqs.save(),
         }
     }
@@ -303,12 +309,11 @@ impl Executor {
         let (vendor, id) = self.ids();
         let image = Image::parse(bytes, vendor, id).map_err(|e| refuse(&e))?;
         image.check_own(device.version(), device.max_len()).map_err(|e| refuse(&e))?;
-        let mut config = self.shared.config();
-        config.restore(&image.library.config).map_err(|e| refuse(&e))?;
-        drop(config);
+        self.shared.config().restore(&image.library.config).map_err(|e| refuse(&e))?;
         self.shared.follow();
-        self.load_msix(&image.library.msix).ok_or_else(|| refuse(&"another MSI-X table"))?;
-        self.shared.irqs.load(&image.library.irqs).ok_or_else(|| refuse(&"other interrupts"))?;
+        let irqs = &self.shared.irqs;
+        irqs.load_msix(&image.library.msix).ok_or_else(|| refuse(&"another MSI-X table"))?;
+        irqs.load(&image.library.irqs).ok_or_else(|| refuse(&"other interrupts"))?;
         self.shared.follow(); // the pin, whose state is another now
         for (version, early) in &image.early {
             device.load_early(*version, early)?;

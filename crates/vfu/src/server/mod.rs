@@ -11,7 +11,7 @@ mod cleanup;
 mod dirty;
 mod event_loop;
 mod executor;
-mod handshake;
+pub(crate) mod handshake;
 mod held;
 mod migrate;
 mod parked;
@@ -25,7 +25,7 @@ mod stop;
 mod tokio;
 
 pub use builder::{Bound, BuildError, Builder};
-pub(crate) use regions::Regions;
+pub(crate) use regions::{Asked, Regions};
 pub use regions::{MmapArea, Region, ShareError, Shareable};
 pub use run::Server;
 pub use running::Running;

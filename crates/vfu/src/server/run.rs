@@ -12,7 +12,7 @@ use super::builder::{Builder, Settings};
 use super::cleanup;
 use super::event_loop::Client;
 use super::executor::Executor;
-use super::handshake;
+use super::handshake::{self, Offer};
 use super::poller::Poller;
 use super::stop::{ServeError, Stop, Stopper};
 use crate::context::{self, Inside};
@@ -126,7 +126,7 @@ impl<D: Device> Server<D> {
 
     /// Answers VERSION, and tells the device that there is a client.
     pub(super) fn agree(&mut self, link: &Arc<Link>, first: &Message) -> Result<(), Closed> {
-        let agreed = handshake::answer(link, &self.settings, first)?;
+        let agreed = handshake::answer(link, &Offer::of(&self.settings), first)?;
         link.opened();
         let handshake::Agreed { max_transfer, max_fds, write_multiple } = agreed;
         let live = Live { link: link.clone(), max_transfer, max_fds, write_multiple };

@@ -7,6 +7,7 @@ mod client;
 mod device;
 mod doorbell;
 mod event_loop;
+mod irqs;
 mod peer;
 mod server;
 mod time;

@@ -50,7 +50,7 @@ impl Peer {
         self.ask_with(request, &[])
     }
 
-    fn ask_with(&mut self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> u16 {
+    pub(super) fn ask_with(&mut self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> u16 {
         let mut payload = Vec::new();
         request.emit(&mut payload);
         self.last_id += 1;

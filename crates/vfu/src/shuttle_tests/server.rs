@@ -29,7 +29,7 @@ pub(super) struct Serving {
 pub(super) fn server(limits: Limits) -> (Server<Tester>, Arc<Log>, Peer) {
     let (ours, theirs) = pair();
     let log = Arc::new(Log::default());
-    let pci = Pci::endpoint(1, 2).bar(0, Bar::mem32(4096));
+    let pci = Pci::endpoint(1, 2).bar(0, Bar::mem32(4096)).msix(1);
     let bound = Server::builder(pci).limits(limits).bus_master_gate(false).fd(ours).unwrap();
     let device_log = log.clone();
     let server = bound.serve(|handle| Tester { handle, log: device_log, busy: false }).unwrap();

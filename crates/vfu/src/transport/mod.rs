@@ -8,4 +8,4 @@ pub use connector::ConnectError;
 pub(crate) use connector::connect_to;
 pub(crate) use listener::is_listening;
 pub use listener::{ListenError, Listener};
-pub(crate) use socket::{Received, Socket};
+pub(crate) use socket::{Received, Signals, Socket};

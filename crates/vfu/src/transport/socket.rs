@@ -25,17 +25,36 @@ pub(crate) enum Received {
     Bytes(usize),
     /// Nothing for now.
     WouldBlock,
+    /// A signal ended the wait, and somebody wants to know.
+    Interrupted,
     /// The peer has closed its end.
     Eof,
 }
 
 /// One end of a connection. The file is in blocking mode; each call says whether it may wait.
 #[derive(Debug)]
-pub(crate) struct Socket(OwnedFd);
+pub(crate) struct Socket(OwnedFd, Signals);
+
+/// What a signal does to a receive that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signals {
+    /// Nothing: it goes on.
+    Ignored,
+    /// It ends: [`Received::Interrupted`].
+    Interrupt,
+}
 
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Socket(fd)
+        Socket(fd, Signals::Ignored)
+    }
+
+    pub(crate) fn set_signals(&mut self, signals: Signals) {
+        self.1 = signals;
+    }
+
+    pub(crate) fn signals(&self) -> Signals {
+        self.1
     }
 
     /// One `recvmsg`. Descriptors that come are close-on-exec.
@@ -55,6 +74,9 @@ impl Socket {
         let got = loop {
             let mut parts = [IoSliceMut::new(bytes)];
             match act(|| net::recvmsg(&self.0, &mut parts, &mut control, flags)) {
+                Err(Errno::INTR) if wait && self.1 == Signals::Interrupt => {
+                    return Ok(Received::Interrupted);
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(Received::WouldBlock),
                 Err(Errno::CONNRESET) => return Ok(Received::Eof),

@@ -9,6 +9,7 @@ use allocation_counter::{AllocationInfo, measure};
 use rustix::event::{PollFd, PollFlags, poll};
 use vfu::Server;
 use vfu::client::{Client, Memory, READ_WRITE};
+use vfu::regmap::{RegisterBank, RegisterDevice};
 use vfu::server::Running;
 
 use crate::roles::{self, MESSAGES, MESSAGES_SIZE, RAM, Registers, Step, Zeros};
@@ -22,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("direct_dma_allocates_nothing", direct_dma_allocates_nothing),
     ("message_dma_allocates_nothing", message_dma_allocates_nothing),
     ("an_interrupt_allocates_nothing", an_interrupt_allocates_nothing),
+    ("a_register_map_allocates_nothing", a_register_map_allocates_nothing),
 ];
 
 /// Repetitions before counting begins.
@@ -188,5 +190,31 @@ fn an_interrupt_allocates_nothing() -> Outcome {
     let _client = roles::client(ours, false);
     let counted = steady(|times| (0..times).for_each(|_| vector.trigger().unwrap()));
     assert_eq!(counted, (0, 0));
+    Ok(())
+}
+
+vfu::registers! {
+    fn map("counted", 4096);
+
+    0x00 PLAIN: Rw<u32>;
+    0x08 WIDE: Rw<u64> { 0 FLAG: W1c; 8..=15 LEVEL: Ro; };
+    0x10 STATUS: Rc<u32>;
+    0x20 MANY[8; 4]: W1s<u16>;
+}
+
+/// Of any width and alignment, covered or not, from the first one on.
+fn a_register_map_allocates_nothing() -> Outcome {
+    let mut bank = RegisterBank::new(map());
+    let mut data = [0xa5; 64];
+    let mut all = || {
+        for width in [1, 2, 3, 4, 8, 16, 64] {
+            for offset in (0..0x40).chain([0xffc, u64::MAX - 3]) {
+                let _not_covered = bank.bar_read(offset, &mut data[..width]);
+                let _not_covered = bank.bar_write(offset, &data[..width]);
+            }
+        }
+    };
+    assert_eq!(counts(measure(&mut all)), (0, 0));
+    assert!(!bank.uncovered().is_empty());
     Ok(())
 }

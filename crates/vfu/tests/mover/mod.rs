@@ -10,7 +10,7 @@ use vfu::client::Client;
 use vfu::migration::{LoadError, Migration};
 use vfu::server::{Builder, Running};
 use vfu::wire::Errno;
-use vfu::{Access, Bar, Device, Fault, Handle, Limits, Pci, Pin, Server};
+use vfu::{Access, Bar, Device, Fault, Handle, Limits, Pci, Pin, Reset, Server};
 
 /// 64 bytes of state, some interrupts, and nothing else.
 pub(crate) struct Box64 {
@@ -20,6 +20,15 @@ pub(crate) struct Box64 {
     /// What is worth sending early, the last first.
     rounds: Vec<Vec<u8>>,
     log: Arc<Mutex<Vec<&'static str>>>,
+    fails: Arc<Mutex<&'static str>>,
+}
+
+impl Box64 {
+    /// Notes a call, and lets it fail if it shall.
+    fn call(&self, name: &'static str) -> Result<(), Errno> {
+        self.log.lock().unwrap().push(name);
+        if *self.fails.lock().unwrap() == name { Err(Errno::EIO) } else { Ok(()) }
+    }
 }
 
 impl Device for Box64 {
@@ -36,6 +45,12 @@ impl Device for Box64 {
         Ok(())
     }
 
+    fn reset(&mut self, kind: Reset) {
+        if kind != Reset::ConnectionLost {
+            self.bytes.fill(0);
+        }
+    }
+
     fn migration(&mut self) -> Option<&mut dyn Migration> {
         Some(self)
     }
@@ -47,22 +62,20 @@ impl Migration for Box64 {
     }
 
     fn stop(&mut self) -> Result<(), Errno> {
-        self.log.lock().unwrap().push("stop");
-        Ok(())
+        self.call("stop")
     }
 
     fn start(&mut self) -> Result<(), Errno> {
-        self.log.lock().unwrap().push("start");
-        Ok(())
+        self.call("start")
     }
 
     fn save(&mut self) -> Result<Vec<u8>, Errno> {
-        self.log.lock().unwrap().push("save");
+        self.call("save")?;
         Ok(self.bytes.clone())
     }
 
     fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError> {
-        self.log.lock().unwrap().push("load");
+        self.call("load").map_err(|errno| LoadError(errno.to_string()))?;
         if version != 1 || state.len() != 64 {
             return Err(LoadError("not 64 bytes".into()));
         }
@@ -90,7 +103,9 @@ pub(crate) struct Place {
     pub(crate) log: Arc<Mutex<Vec<&'static str>>>,
     pub(crate) early: Arc<Mutex<Vec<Vec<u8>>>>,
     pub(crate) pre_copy: Arc<AtomicBool>,
-    _server: Running<Box64>,
+    /// The call that fails.
+    pub(crate) fails: Arc<Mutex<&'static str>>,
+    pub(crate) server: Running<Box64>,
     _folder: TempDir,
 }
 
@@ -107,6 +122,7 @@ pub(crate) fn place_with(device: u16, settings: impl FnOnce(Builder) -> Builder)
     let path = folder.path().join("box.sock");
     let bound = settings(Server::builder(pci(device))).listen(&path).unwrap();
     let (log, early): (Arc<Mutex<Vec<_>>>, Arc<Mutex<Vec<_>>>) = Default::default();
+    let fails = Arc::new(Mutex::new(""));
     let pre_copy = Arc::new(AtomicBool::new(true));
     let box64 = Box64 {
         bytes: vec![0; 64],
@@ -114,10 +130,11 @@ pub(crate) fn place_with(device: u16, settings: impl FnOnce(Builder) -> Builder)
         pre_copy: pre_copy.clone(),
         rounds: vec![b"more".to_vec(), b"early".to_vec()],
         log: log.clone(),
+        fails: fails.clone(),
     };
     let server = bound.serve(|_| box64).unwrap();
     let handle = server.handle();
-    Place { path, handle, log, early, pre_copy, _server: server.spawn(), _folder: folder }
+    Place { path, handle, log, early, pre_copy, fails, server: server.spawn(), _folder: folder }
 }
 
 pub(crate) fn place() -> Place {

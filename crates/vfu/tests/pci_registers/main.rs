@@ -16,7 +16,7 @@
 mod extended;
 mod register;
 
-use vfu::pci::{Bar, Msi, MsixAt, Pci, Pm, RawCapability, regs};
+use vfu::pci::{Bar, Msi, MsixAt, Pci, Pin, Pm, RawCapability, regs};
 
 use register::{Row, check};
 
@@ -32,6 +32,89 @@ fn device() -> Pci {
 
 fn express() -> Pci {
     device().pcie_endpoint()
+}
+
+/// PCI 6.1 and 6.2, with a BAR of each sort. On PCI Express some of it differs (PCIe 7.5.1).
+#[test]
+fn header() {
+    let pci = Pci::endpoint(0x1234, 0xabcd)
+        .revision(7)
+        .class(0x05_80_01)
+        .subsystem(0x1af4, 0x1100)
+        .bar(0, Bar::mem32(1 << 12).prefetchable())
+        .bar(1, Bar::io(32))
+        .bar(2, Bar::mem64(1 << 40).prefetchable())
+        .bar(4, Bar::mem64(1 << 14))
+        .rom([0x55; 4096])
+        .intx(Pin::C);
+    let mut rows = [
+        (0x00, 2, "Vendor ID", "15:0 ro 0x1234"),
+        (0x02, 2, "Device ID", "15:0 ro 0xabcd"),
+        (
+            0x04,
+            2,
+            "Command",
+            "15:11 ro 0; 10 rw 0; 9 ro 0; 8 rw 0; 7 ro 0; 6 rw 0; 5 ro 0; 4 ro 0; 3 ro 0; 2 rw 0; \
+             1 rw 0; 0 rw 0",
+        ),
+        (
+            0x06,
+            2,
+            "Status",
+            "15 rw1c 0; 14 rw1c 0; 13 rw1c 0; 12 rw1c 0; 11 rw1c 0; 10:9 ro 0; 8 rw1c 0; 7 ro 0; \
+             6 ro 0; 5 ro 0; 4 ro 0; 3 dev 0; 2:0 ro 0",
+        ),
+        (0x08, 1, "Revision ID", "7:0 ro 7"),
+        (0x09, 1, "Class Code, programming interface", "7:0 ro 1"),
+        (0x0a, 2, "Class Code", "15:8 ro 5; 7:0 ro 0x80"),
+        (0x0c, 1, "Cache Line Size", "7:0 rw 0"),
+        (0x0d, 1, "Latency Timer", "7:0 rw 0"),
+        (0x0e, 1, "Header Type", "7 ro 0; 6:0 ro 0"),
+        (0x0f, 1, "BIST", "7:0 ro 0"),
+        (0x10, 4, "BAR 0, 32-bit, prefetchable", "31:12 rw 0; 11:4 ro 0; 3 ro 1; 2:1 ro 0; 0 ro 0"),
+        (0x14, 4, "BAR 1, I/O", "31:5 rw 0; 4:2 ro 0; 1 ro 0; 0 ro 1"),
+        (0x18, 4, "BAR 2, 64-bit, prefetchable", "31:4 ro 0; 3 ro 1; 2:1 ro 2; 0 ro 0"),
+        (0x1c, 4, "BAR 2, upper half", "31:8 rw 0; 7:0 ro 0"),
+        (0x20, 4, "BAR 4, 64-bit", "31:14 rw 0; 13:4 ro 0; 3 ro 0; 2:1 ro 2; 0 ro 0"),
+        (0x24, 4, "BAR 4, upper half", "31:0 rw 0"),
+        (0x28, 4, "CardBus CIS Pointer", "31:0 ro 0"),
+        (0x2c, 2, "Subsystem Vendor ID", "15:0 ro 0x1af4"),
+        (0x2e, 2, "Subsystem ID", "15:0 ro 0x1100"),
+        (0x30, 4, "Expansion ROM Base Address", "31:12 rw 0; 11 ro 0; 10:1 ro 0; 0 rw 0"),
+        (0x34, 1, "Capabilities Pointer", "7:0 ro 0"),
+        (0x35, 1, "reserved", "7:0 ro 0"),
+        (0x36, 2, "reserved", "15:0 ro 0"),
+        (0x38, 4, "reserved", "31:0 ro 0"),
+        (0x3c, 1, "Interrupt Line", "7:0 rw 0"),
+        (0x3d, 1, "Interrupt Pin", "7:0 ro 3"),
+        (0x3e, 1, "Min_Gnt", "7:0 ro 0"),
+        (0x3f, 1, "Max_Lat", "7:0 ro 0"),
+    ];
+    check(&pci.build().unwrap(), "header", 0, 0x40, &rows);
+    rows[3].3 = "15 rw1c 0; 14 rw1c 0; 13 rw1c 0; 12 rw1c 0; 11 rw1c 0; 10:9 ro 0; 8 rw1c 0; 7 ro 0; \
+        6 ro 0; 5 ro 0; 4 ro 1; 3 dev 0; 2:0 ro 0";
+    rows[8].3 = "7:0 ro 0";
+    rows[21].3 = "7:0 ro 0x40";
+    check(&pci.pcie_endpoint().build().unwrap(), "header, express", 0, 0x40, &rows);
+}
+
+/// Without a BAR of its sort a space can't be enabled, and without a pin there is none.
+#[test]
+fn header_of_a_function_without_anything() {
+    let space = Pci::endpoint(1, 2).build().unwrap();
+    let rows = [(
+        0,
+        2,
+        "Command",
+        "15:11 ro 0; 10 rw 0; 9 ro 0; 8 rw 0; 7 ro 0; 6 rw 0; 5:3 ro 0; 2 rw 0; 1 ro 0; 0 ro 0",
+    )];
+    check(&space, "header", regs::COMMAND, 2, &rows);
+    for bar in 0..6 {
+        check(&space, "header", regs::BAR0 + 4 * bar, 4, &[(0, 4, "no BAR", "31:0 ro 0")]);
+    }
+    let rows = [(0, 1, "Interrupt Line", "7:0 rw 0"), (1, 1, "Interrupt Pin", "7:0 ro 0")];
+    check(&space, "header", regs::INTERRUPT_LINE, 2, &rows);
+    check(&space, "header", regs::EXPANSION_ROM, 4, &[(0, 4, "no ROM", "31:0 ro 0")]);
 }
 
 /// PCI 6.2.5.2, in a header whose other registers have their own test.
@@ -106,6 +189,15 @@ fn msi() {
         (0x10, 4, "Pending Bits", "31:4 ro 0; 3:0 dev 0"),
     ];
     capability(&msi(4, false, true), regs::CAP_MSI, "MSI, 32-bit, masks", &rows);
+    let rows = [
+        id,
+        next,
+        (0x02, 2, "Message Control", "15:9 ro 0; 8 ro 0; 7 ro 1; 6:4 any 0; 3:1 ro 4; 0 rw 0"),
+        address,
+        (0x08, 4, "Message Upper Address", "31:0 rw 0"),
+        (0x0c, 2, "Message Data", "15:0 rw 0"),
+    ];
+    capability(&msi(16, true, false), regs::CAP_MSI, "MSI, 64-bit", &rows);
     let rows = [
         id,
         next,

@@ -8,11 +8,14 @@ use loom::thread;
 use super::{Fenced, Raise};
 use crate::irq::{Intx, Irqs};
 use crate::pci::{Pci, Pin};
+use crate::server::Regions;
 use crate::shared::Shared;
 
 fn shared() -> Arc<Shared> {
     let config = Pci::endpoint(1, 2).intx(Pin::A).build().unwrap();
-    Arc::new(Shared::new(config, Irqs::new([1, 0, 0, 0, 0]), false, None))
+    let regions = Arc::new(Regions::new(&config, Default::default()).unwrap());
+    let irqs = Irqs::of(&config);
+    Arc::new(Shared::new(config, irqs, false, None, regions))
 }
 
 /// Interrupt Status, and whether the pin is up.

@@ -64,12 +64,12 @@ impl StateReader<'_> {
 macro_rules! state {
     ($type:ty { $($field:tt $(: since $since:literal)?),* $(,)? }) => {
         impl $crate::migration::State for $type {
-            fn write(&self, to: &mut $crate::migration::StateWriter) {
+            fn write_state(&self, to: &mut $crate::migration::StateWriter) {
                 to.begin_fields([$(::core::stringify!($field)),*].len());
                 $(to.field(::core::stringify!($field), &self.$field);)*
             }
 
-            fn read(
+            fn read_state(
                 &mut self,
                 from: &mut $crate::migration::StateReader<'_>,
             ) -> ::core::result::Result<(), $crate::migration::StateError> {
@@ -81,7 +81,7 @@ macro_rules! state {
                 )*];
                 from.fields(KNOWN, |name, from| {
                     $(if name == ::core::stringify!($field) {
-                        return $crate::migration::State::read(&mut self.$field, from);
+                        return $crate::migration::State::read_state(&mut self.$field, from);
                     })*
                     let _ = (name, from);
                     Ok(())

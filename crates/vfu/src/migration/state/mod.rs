@@ -45,20 +45,20 @@ const MAX_DEPTH: u32 = 32;
 /// ```
 pub trait State {
     /// Appends it.
-    fn write(&self, to: &mut StateWriter);
+    fn write_state(&self, to: &mut StateWriter);
 
-    /// Takes over what [`write`](Self::write) gave, or an older version of it. The bytes may come
+    /// Takes over what [`write_state`](Self::write_state) gave, or an older version of it. The bytes may come
     /// from anywhere: whatever they are it gives an error or a value, and takes no more memory than
     /// in proportion to them.
     ///
     /// # Errors
     /// They are no such value. It may then have been changed in part.
-    fn read(&mut self, from: &mut StateReader<'_>) -> Result<(), StateError>;
+    fn read_state(&mut self, from: &mut StateReader<'_>) -> Result<(), StateError>;
 
     /// All of it as bytes, for [`Migration::save`](super::Migration::save).
     fn to_state(&self) -> Vec<u8> {
         let mut writer = StateWriter { bytes: Vec::new() };
-        self.write(&mut writer);
+        self.write_state(&mut writer);
         writer.bytes
     }
 
@@ -66,10 +66,10 @@ pub trait State {
     /// [`Migration::load`](super::Migration::load).
     ///
     /// # Errors
-    /// As for [`read`](Self::read); or bytes are left over.
+    /// As for [`read_state`](Self::read_state); or bytes are left over.
     fn load_state(&mut self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
         let mut reader = StateReader { bytes, version, depth: 0 };
-        self.read(&mut reader)?;
+        self.read_state(&mut reader)?;
         reader.end()
     }
 }
@@ -140,7 +140,7 @@ impl StateWriter {
 
     /// Appends a value.
     pub fn value(&mut self, value: &(impl State + ?Sized)) {
-        value.write(self);
+        value.write_state(self);
     }
 
     /// Begins a struct of so many fields.
@@ -158,7 +158,7 @@ impl StateWriter {
         self.bytes(&name[..name.len().min(u8::MAX.into())]);
         let at = self.bytes.len();
         self.value(&0_u32);
-        value.write(self);
+        value.write_state(self);
         let len = u32::try_from(self.bytes.len() - at - 4).unwrap_or(u32::MAX);
         self.bytes[at..at + 4].copy_from_slice(&len.to_le_bytes());
     }
@@ -196,10 +196,10 @@ impl<'a> StateReader<'a> {
     /// The next value.
     ///
     /// # Errors
-    /// See [`State::read`].
+    /// See [`State::read_state`].
     pub fn value<T: State + Default>(&mut self) -> Result<T, StateError> {
         let mut value = T::default();
-        value.read(self)?;
+        value.read_state(self)?;
         Ok(value)
     }
 

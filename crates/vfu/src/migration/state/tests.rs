@@ -31,7 +31,7 @@ crate::state! { Outer { number, inner, maybe, text, range, array, later: since 3
 struct Older(Outer);
 
 impl State for Older {
-    fn write(&self, to: &mut StateWriter) {
+    fn write_state(&self, to: &mut StateWriter) {
         let Outer { number, inner, maybe, text, range, array, .. } = &self.0;
         to.begin_fields(6);
         to.field("array", array);
@@ -42,7 +42,7 @@ impl State for Older {
         to.field("range", range);
     }
 
-    fn read(&mut self, _: &mut StateReader<'_>) -> Result<(), StateError> {
+    fn read_state(&mut self, _: &mut StateReader<'_>) -> Result<(), StateError> {
         Ok(())
     }
 }

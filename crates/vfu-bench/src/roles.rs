@@ -1,0 +1,170 @@
+//! The other end of a session, as a process of its own: this program, started again.
+//!
+//! The child's socket is its standard input; which part it has to play is in its environment.
+
+use std::io::{IoSliceMut, Read, Write, stdin};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::write;
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
+use vfu::Server;
+use vfu::client::{Client, DmaMemory, Memory, READ_WRITE};
+use vfu::wire::Errno;
+
+use crate::rows::device::{Plain, pci};
+
+/// Says that this process is a child, and which.
+const VARIABLE: &str = "VFU_BENCH_ROLE";
+
+/// Plays its part to the end if this process is a child, and gives its exit code. A program that
+/// measures calls it first of all.
+pub fn enter() -> Option<i32> {
+    let role = std::env::var(VARIABLE).ok()?;
+    match play(&role) {
+        Ok(()) => Some(0),
+        Err(e) => {
+            eprintln!("{role}: {e:#}");
+            Some(1)
+        }
+    }
+}
+
+fn play(role: &str) -> anyhow::Result<()> {
+    let socket: OwnedFd = stdin().as_fd().try_clone_to_owned()?;
+    let words: Vec<&str> = role.split(' ').collect();
+    match words[..] {
+        ["server"] => Ok(Server::builder(pci()).fd(socket)?.run(|_| Plain::new())?),
+        ["client", twin] => client(socket, twin == "twin"),
+        ["footprint"] => footprint(socket.into()),
+        ["raw", request, reply] => raw(socket.into(), request.parse()?, reply.parse()?),
+        ["raw-fd", request, reply] => raw_fd(socket, request.parse()?, reply.parse()?),
+        _ => bail!("there is no such role"),
+    }
+}
+
+/// Answers messages of one length with messages of another, as little as can be done.
+fn raw(mut socket: UnixStream, request: usize, reply: usize) -> anyhow::Result<()> {
+    let (mut request, reply) = (vec![0; request], vec![0; reply]);
+    while socket.read_exact(&mut request).is_ok() && socket.write_all(&reply).is_ok() {}
+    Ok(())
+}
+
+/// Tells what an idle device takes, in a process that has done nothing before.
+fn footprint(mut socket: UnixStream) -> anyhow::Result<()> {
+    Ok(socket.write_all(&crate::rows::idle_memory()?.to_ne_bytes())?)
+}
+
+/// As [`raw`], and closes the descriptor that comes with each request.
+fn raw_fd(socket: OwnedFd, request: usize, reply: usize) -> anyhow::Result<()> {
+    let (mut request, reply) = (vec![0; request], vec![0; reply]);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    loop {
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut request)];
+        let got = recvmsg(&socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC);
+        drop(control); // closes it
+        let sent = got.is_ok_and(|got| got.bytes > 0) && write(&socket, &reply).is_ok();
+        if !sent {
+            return Ok(());
+        }
+    }
+}
+
+/// Our client, whose memory is reached by messages, until its server leaves.
+fn client(socket: OwnedFd, twin: bool) -> anyhow::Result<()> {
+    let client = Client::builder().twin_socket(twin).connect_fd(socket)?;
+    client.dma_map(MESSAGES, MESSAGES_SIZE, READ_WRITE, Memory::Messages(Arc::new(Nothing)))?;
+    let socket = client.sockets().next().context("a client without a socket")?;
+    // Nothing but its end is waited for: a thread of the library serves the messages.
+    poll(&mut [PollFd::new(&socket, PollFlags::empty())], None)?;
+    Ok(())
+}
+
+/// Where the memory of a client lies that only messages reach, as the device sees it.
+pub(crate) const MESSAGES: u64 = 0x9000_0000;
+/// Its size in bytes.
+const MESSAGES_SIZE: u64 = 1 << 20;
+
+/// Memory that costs nothing, so that the messages are what is measured.
+struct Nothing;
+
+impl DmaMemory for Nothing {
+    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// A child at the other end of a socket. It ends with its socket.
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts one that serves the bench's device; gives the client's end.
+    pub(crate) fn server() -> anyhow::Result<(Process, OwnedFd)> {
+        let (process, socket) = Process::start("server")?;
+        Ok((process, socket.into()))
+    }
+
+    /// Starts one that is a client with memory for messages; gives the server's end.
+    pub(crate) fn client(twin: bool) -> anyhow::Result<(Process, OwnedFd)> {
+        let (process, socket) = Process::start(if twin { "client twin" } else { "client single" })?;
+        Ok((process, socket.into()))
+    }
+
+    /// As [`raw`](Self::raw); a descriptor comes with each request.
+    pub(crate) fn raw_fd(request: usize, reply: usize) -> anyhow::Result<(Process, UnixStream)> {
+        Process::start(&format!("raw-fd {request} {reply}"))
+    }
+
+    /// Starts one that answers messages of `request` bytes with `reply` bytes.
+    pub(crate) fn raw(request: usize, reply: usize) -> anyhow::Result<(Process, UnixStream)> {
+        Process::start(&format!("raw {request} {reply}"))
+    }
+
+    /// The bytes of an idle device, as a child finds them.
+    pub(crate) fn footprint() -> anyhow::Result<u64> {
+        let (_process, mut socket) = Process::start("footprint")?;
+        let mut bytes = [0; 8];
+        socket.read_exact(&mut bytes).context("the child that measures memory")?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    fn start(role: &str) -> anyhow::Result<(Process, UnixStream)> {
+        let (near, far) = UnixStream::pair().context("a socket pair")?;
+        let program = std::env::current_exe().context("where this program is")?;
+        let child = Command::new(program)
+            .env(VARIABLE, role)
+            .stdin(Stdio::from(OwnedFd::from(far)))
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting the other end ({role})"))?;
+        Ok((Process { child }, near))
+    }
+
+    /// The CPU time that it has used, in nanoseconds. Exact while it sleeps.
+    pub(crate) fn cpu(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/schedstat", self.child.id());
+        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let first = text.split(' ').next().and_then(|first| first.parse().ok());
+        first.ok_or_else(|| anyhow!("{path} has no time in it"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Its socket may still be open in this process: do not wait for it to end by itself.
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}

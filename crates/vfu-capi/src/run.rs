@@ -1,0 +1,262 @@
+//! `vfu_run_ctx`: commands in the order in which they came, and the end of a connection.
+
+use std::ffi::c_int;
+
+use vfu::raw::{Command, Session, Wait};
+use vfu::wire::Command as Name;
+
+use crate::ctx::{Context, FLAG_ATTACH_NB, Pending, context, lock};
+use crate::errno::{self, EBUSY, EDEADLK, EINTR, EINVAL, ENOTCONN, checked, entry};
+use crate::execute::{RESET_DEVICE, RESET_LOST_CONN};
+use crate::log::{DEBUG, INFO, WARNING};
+use crate::setup::CONFIG;
+use crate::types::Ctx;
+
+/// What became of a command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It was executed.
+    Executed,
+    /// The device refused to be quiesced for it.
+    Refused,
+    /// It waits until the device is quiesced.
+    PutOff,
+}
+
+/// Executes what has come.
+///
+/// # Safety
+/// As the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfu_run_ctx(ctx: *mut Ctx) -> c_int {
+    let before = errno::get();
+    let result = entry(-1, || {
+        let ctx = context!(ctx);
+        if !ctx.setup().realized {
+            return Err(EINVAL);
+        }
+        if ctx.station().is_inside() {
+            // In a callback: commands go on when it has returned.
+            return Err(EDEADLK);
+        }
+        if !ctx.has(FLAG_ATTACH_NB) {
+            let _running = lock(&ctx.run);
+            return ctx.run_until_error();
+        }
+        // Another thread executes commands just now, these too.
+        let Ok(_running) = ctx.run.try_lock() else { return Ok(0) };
+        ctx.run_once()
+    });
+    if result >= 0 && errno::get() == 0 {
+        errno::set(before);
+    }
+    result
+}
+
+impl Context {
+    fn ready(&self) -> Result<Session, c_int> {
+        if self.is_pending() { Err(EBUSY) } else { self.session().ok_or(ENOTCONN) }
+    }
+
+    /// Everything that is here whole. Nothing that was read may wait for the next call: the socket
+    /// would not announce it.
+    fn run_once(&self) -> Result<c_int, c_int> {
+        let session = self.ready()?;
+        let mut executed = self.execute_here(&session)?;
+        if executed == 0 {
+            while session.receive() {
+                executed = self.execute_here(&session)?;
+                if executed > 0 {
+                    break;
+                }
+            }
+        }
+        match self.end_if_closed(&session) {
+            // What was done is told first.
+            Err(ENOTCONN) if executed > 0 => Ok(executed),
+            other => other.map(|()| executed),
+        }
+    }
+
+    /// The commands that are here whole.
+    fn execute_here(&self, session: &Session) -> Result<c_int, c_int> {
+        let mut executed = 0;
+        loop {
+            let Some(command) = session.next() else {
+                if session.queued() == 0 || session.closed().is_some() {
+                    break;
+                }
+                session.make_room();
+                continue;
+            };
+            match self.take(session, command) {
+                Taken::Executed => executed += 1,
+                Taken::Refused => {}
+                Taken::PutOff => {
+                    session.send_apart();
+                    return Err(EBUSY);
+                }
+            }
+        }
+        session.send_apart();
+        Ok(executed)
+    }
+
+    /// The same, for a thread that has just waited for something else.
+    pub(crate) fn execute_queued(&self) {
+        if let Some(session) = self.session().filter(|_| !self.is_pending()) {
+            if session.queued() > 0 {
+                let _put_off = self.execute_here(&session);
+            }
+            session.send_apart();
+        }
+    }
+
+    fn run_until_error(&self) -> Result<c_int, c_int> {
+        loop {
+            let session = self.ready()?;
+            match session.wait() {
+                Ok(Wait::Command(command)) => {
+                    if self.take(&session, command) == Taken::PutOff {
+                        return Err(EBUSY);
+                    }
+                }
+                Ok(Wait::Signal) => return Err(EINTR),
+                Err(_) => {}
+            }
+            self.end_if_closed(&session)?;
+        }
+    }
+
+    /// Executes a command, once the device is quiesced if it has to be.
+    pub(crate) fn take(&self, session: &Session, command: Command) -> Taken {
+        match self.quiesce_for(&command) {
+            Ok(()) => {
+                self.execute(session, command);
+                Taken::Executed
+            }
+            Err(EBUSY) => {
+                self.log(DEBUG, format_args!("the device quiesces later"));
+                self.set_pending(Pending::Command(command));
+                Taken::PutOff
+            }
+            Err(e) => {
+                session.refuse(&command.header(), e as u32);
+                session.recycle(command);
+                errno::set(e);
+                Taken::Refused
+            }
+        }
+    }
+
+    fn quiesce_for(&self, command: &Command) -> Result<(), c_int> {
+        if self.needs_quiesce(command) { self.quiesce() } else { Ok(()) }
+    }
+
+    fn quiesce(&self) -> Result<(), c_int> {
+        let Some(quiesce) = self.setup().quiesce else { return Ok(()) };
+        self.station().handle(|| {
+            // SAFETY: the program's callback, called as the header says.
+            checked(|| unsafe { quiesce(self.as_ptr()) }).map(drop)
+        })
+    }
+
+    /// Whether a command changes something under the device.
+    fn needs_quiesce(&self, command: &Command) -> bool {
+        let payload = command.payload();
+        let number = |at: usize| {
+            let bytes = payload.get(at..at + 4)?;
+            bytes.try_into().ok().map(u32::from_le_bytes)
+        };
+        let setup = self.setup();
+        match Name::from_u16(command.header().command) {
+            Some(Name::DmaMap | Name::DmaUnmap) => setup.dma.is_some(),
+            Some(Name::DeviceReset) => true,
+            Some(Name::RegionWrite) => {
+                let offset = number(0).zip(number(4));
+                let offset = offset.map(|(low, high)| u64::from(low) | u64::from(high) << 32);
+                number(8) == Some(CONFIG as u32)
+                    && offset.is_some()
+                    && offset == setup.device_control().map(|at| at as u64)
+            }
+            // Sets, and features with bit 1: programs rely on the state, and on the start and stop of
+            // logging.
+            Some(Name::DeviceFeature) => {
+                number(4).is_some_and(|f| f & (1 << 17) != 0 || f & 2 != 0)
+            }
+            _ => false,
+        }
+    }
+
+    /// If the connection has ended: quiesces the device, and takes all back that the client gave.
+    pub(crate) fn end_if_closed(&self, session: &Session) -> Result<(), c_int> {
+        let Some(why) = session.closed().filter(|_| session.queued() == 0) else { return Ok(()) };
+        self.log(INFO, format_args!("client gone: {why}"));
+        match self.quiesce() {
+            Ok(()) => {}
+            Err(EBUSY) => {
+                self.set_pending(Pending::Lost);
+                return Err(EBUSY);
+            }
+            Err(e) => self.log(WARNING, format_args!("the device was not quiesced: errno {e}")),
+        }
+        self.end();
+        Err(ENOTCONN)
+    }
+
+    /// Takes all back that the client gave. The device is quiesced.
+    pub(crate) fn end(&self) {
+        let session = self.session();
+        if let Some(session) = &session {
+            session.close();
+            session.leave(self.station());
+        }
+        self.stop_logging();
+        self.unmap_all();
+        let _ignored = self.reset(RESET_LOST_CONN);
+        self.irqs.clear();
+        // The program may ask who it was until now.
+        self.set_session(None);
+    }
+}
+
+/// The device is quiesced, or can't be.
+///
+/// # Safety
+/// As the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfu_device_quiesced(ctx: *mut Ctx, quiesce_errno: c_int) -> c_int {
+    entry(-1, || {
+        let ctx = context!(ctx);
+        if ctx.station().is_inside() {
+            return Err(EDEADLK);
+        }
+        let _running = lock(&ctx.run);
+        if ctx.setup().quiesce.is_none() {
+            return Err(EINVAL);
+        }
+        let pending = ctx.take_pending().ok_or(EINVAL)?;
+        let session = ctx.session();
+        match (pending, session) {
+            (Pending::Command(command), Some(session)) => {
+                if quiesce_errno == 0 {
+                    ctx.execute(&session, command);
+                } else {
+                    session.refuse(&command.header(), quiesce_errno as u32);
+                    session.recycle(command);
+                    // As the header promises.
+                    let _ignored = ctx.reset(RESET_DEVICE);
+                }
+                if session.closed().is_some() {
+                    // It has gone meanwhile, and the device is quiesced.
+                    ctx.end();
+                } else {
+                    // What was read ahead is not announced by the socket any more.
+                    ctx.execute_queued();
+                }
+            }
+            (Pending::Lost | Pending::Command(_), _) => ctx.end(),
+        }
+        Ok(0)
+    })
+}

@@ -1,0 +1,104 @@
+//! What a session needs whose user waits for the main socket himself, without our help.
+//!
+//! Such a user knows of what the peer sends, and of nothing else.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags};
+use vfu_proto::session::{Channel, Closed, Limits, Role};
+
+use super::wait::{On, Sight};
+use super::{Link, Message};
+use crate::sync::ThreadBuilder;
+use crate::sync::atomic::Ordering;
+use crate::transport::Signals;
+
+/// What ended a wait for a command.
+#[derive(Debug)]
+pub(crate) enum Came {
+    Command(Message),
+    Signal,
+}
+
+impl Link {
+    /// A server's session for such a user. A signal ends its waits. Until it is
+    /// [indulgent](Self::indulge) nothing is read ahead.
+    pub(crate) fn apart(socket: OwnedFd, limits: Limits) -> Self {
+        let mut link = Link::new(socket, Role::Server, limits);
+        link.main.set_signals(Signals::Interrupt);
+        link.exact.store(true, Ordering::SeqCst);
+        link
+    }
+
+    /// From now on single messages are refused where the session would end: a broken header, a reply to
+    /// nothing.
+    pub(crate) fn indulge(&self) {
+        self.exact.store(false, Ordering::SeqCst);
+        let mut state = self.lock();
+        state.lenient = true;
+        state.session.answer_strays();
+    }
+
+    /// While the peer leaves so much unread that it gets no commands executed, waits for it, as long as
+    /// it may take.
+    pub(crate) fn make_room(&self) {
+        let full = |c: &Channel| self.unsent(*c) > self.lock().session.limits().unsent_bytes;
+        while Channel::ALL.iter().any(full) && self.send_waiting() {}
+    }
+
+    /// The next command of the peer, unless a signal comes first; waits for either.
+    pub(crate) fn next_or_signal(&self) -> Result<Came, Closed> {
+        self.wait(Sight::MayBeBlind, On::Commands, |session| {
+            if self.interrupted.swap(false, Ordering::SeqCst) {
+                return Some(Came::Signal);
+            }
+            self.take_command(session).map(Came::Command)
+        })
+    }
+
+    /// Commands that wait.
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().session.queued()
+    }
+
+    /// Sends what waits to be sent on a thread of its own, for nobody else may come to do it. The thread
+    /// ends when all has gone.
+    pub(crate) fn send_apart(self: &Arc<Self>) {
+        if !self.has_unsent() || self.sends_apart.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let link = self.clone();
+        let thread = ThreadBuilder::new().name("vfu-sender".into());
+        let started = thread.spawn(move || {
+            while link.send_waiting() {}
+            link.sends_apart.store(false, Ordering::SeqCst);
+            // What came to wait just now found us here.
+            link.send_apart();
+        });
+        if started.is_err() {
+            // Out of threads: it goes when the user comes next.
+            self.sends_apart.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits until something can be sent, and sends it. False: there is nothing left to do.
+    fn send_waiting(&self) -> bool {
+        let mut state = self.lock();
+        if state.session.closed().is_some() || !self.has_unsent() || self.is_overdue(&mut state) {
+            self.release(state);
+            return false;
+        }
+        let until = self.patience(&state);
+        drop(state);
+        let unsent = Channel::ALL.into_iter().filter(|c| self.unsent(*c) > 0);
+        let mut set: Vec<_> = unsent
+            .map(|c| PollFd::from_borrowed_fd(self.socket(c).as_fd(), PollFlags::OUT))
+            .collect();
+        let polled = self.poll_set(&mut set, until);
+        for channel in Channel::ALL {
+            let _closed = self.flush(channel);
+        }
+        polled.is_ok()
+    }
+}

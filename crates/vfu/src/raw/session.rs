@@ -1,0 +1,219 @@
+//! One client: what it asks, and what it is answered.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vfu_proto::session::{Channel, Closed, Counters, Limits};
+use vfu_proto::wire::{Capabilities, HEADER_SIZE, Header};
+
+use super::station::Station;
+use crate::link::{Came, Link, Message, Reenter};
+use crate::server::handshake::{self, Offer};
+use crate::shared::Live;
+
+/// One client, from its connection to its end. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Session {
+    link: Arc<Link>,
+}
+
+/// What VERSION says of us.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The largest minor version.
+    pub minor: u16,
+    /// What we can do; the client hears of what it proposed.
+    pub caps: Capabilities,
+    /// What it hears of in any case: `max_msg_fds`, `max_data_xfer_size` and `migration` count.
+    pub always: Capabilities,
+    /// Why a client with such capabilities can't be served, if it can't.
+    pub objection: fn(&Capabilities) -> Option<&'static str>,
+}
+
+/// A command of the client, to be answered through its [`Session`], once, by its header.
+#[derive(Debug)]
+pub struct Command(Message);
+
+/// What ended a wait.
+#[derive(Debug)]
+pub enum Wait {
+    /// The client asks for something.
+    Command(Command),
+    /// This thread got a signal.
+    Signal,
+}
+
+/// Executes commands while somebody waits for DMA.
+pub trait Serve: Send + Sync {
+    /// Whether commands have to wait.
+    fn is_paused(&self) -> bool;
+
+    /// Executes one command, and answers it.
+    fn serve(&self, session: &Session, command: Command);
+}
+
+pub(super) struct ServeAs<'a>(pub(super) &'a dyn Serve);
+
+impl Reenter for ServeAs<'_> {
+    fn is_paused(&self, _link: &Link) -> bool {
+        self.0.is_paused()
+    }
+
+    fn reenter(&self, link: &Arc<Link>, command: Message) {
+        self.0.serve(&Session { link: link.clone() }, Command(command));
+    }
+}
+
+impl Command {
+    /// The header.
+    pub fn header(&self) -> Header {
+        *self.0.header()
+    }
+
+    /// What follows the header.
+    pub fn payload(&self) -> &[u8] {
+        self.0.payload()
+    }
+
+    /// The descriptors that came with it. Those that are not taken are closed with it.
+    pub fn take_fds(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.0.fds)
+    }
+}
+
+impl Session {
+    /// A client that has connected, before VERSION. Nothing is read ahead of that; after it broken
+    /// headers and replies to nothing are refused one by one.
+    pub fn new(socket: OwnedFd, limits: &Limits) -> Session {
+        Session { link: Arc::new(Link::apart(socket, limits.clone())) }
+    }
+
+    /// The socket. It is readable when there is something to do, as long as every call of
+    /// [`receive`](Self::receive) is followed by calls of [`next`](Self::next) until there is nothing.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.link.main().as_fd()
+    }
+
+    /// The second socket, if VERSION has agreed on one.
+    pub fn twin_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.link.twin().map(AsFd::as_fd)
+    }
+
+    /// Answers VERSION, the first command. From now on the device has this client.
+    ///
+    /// # Errors
+    /// The client can't be served; it was told why, and the session has ended.
+    pub fn agree(&self, station: &Station, first: &Command, terms: &Terms) -> Result<(), Closed> {
+        let offer = Offer {
+            minor: terms.minor,
+            caps: terms.caps,
+            max_transfer: terms.caps.max_data_xfer_size.unwrap_or(u64::MAX),
+            twin_socket: terms.caps.twin_socket.is_some_and(|twin| twin.supported),
+            always: terms.always,
+            objection: terms.objection,
+        };
+        let agreed = handshake::answer(&self.link, &offer, &first.0)?;
+        let handshake::Agreed { max_transfer, max_fds, write_multiple } = agreed;
+        self.link.opened();
+        self.link.indulge();
+        let live = Live { link: self.link.clone(), max_transfer, max_fds, write_multiple };
+        station.shared.set_live(Some(Arc::new(live)));
+        Ok(())
+    }
+
+    /// The device has no client any more: DMA ends, and none begins. To be called once the session has
+    /// ended.
+    pub fn leave(&self, station: &Station) {
+        station.shared.set_live(None);
+        station.shared.next_epoch();
+    }
+
+    /// The most bytes of data that a message to or from the client may carry.
+    pub fn max_transfer(&self, station: &Station) -> usize {
+        station.shared.live().map_or(0, |live| live.max_transfer)
+    }
+
+    /// Takes what has come, without waiting. Says whether anything did.
+    pub fn receive(&self) -> bool {
+        self.link.poll_sockets()
+    }
+
+    /// The next command that is here whole. None is given while the client leaves too many replies
+    /// unread.
+    pub fn next(&self) -> Option<Command> {
+        self.link.try_next_command(None).map(Command)
+    }
+
+    /// Waits for the next command.
+    ///
+    /// # Errors
+    /// The session has ended.
+    pub fn wait(&self) -> Result<Wait, Closed> {
+        Ok(match self.link.next_or_signal()? {
+            Came::Command(message) => Wait::Command(Command(message)),
+            Came::Signal => Wait::Signal,
+        })
+    }
+
+    /// Commands that wait.
+    pub fn queued(&self) -> usize {
+        self.link.queued()
+    }
+
+    /// Gives the buffer of a command that is done with back.
+    pub fn recycle(&self, done: Command) {
+        self.link.recycle(Some(done.0));
+    }
+
+    /// Sends the reply whose payload is in `out`, behind room for a header; nothing if the client wants
+    /// none. What does not go at once is sent by [`send_apart`](Self::send_apart).
+    pub fn reply(&self, header: &Header, out: &mut [u8], fds: &[BorrowedFd<'_>]) {
+        let payload = out.len().saturating_sub(HEADER_SIZE);
+        let Some(head) = out.get_mut(..HEADER_SIZE).filter(|_| !header.wants_no_reply()) else {
+            return;
+        };
+        head.copy_from_slice(&header.reply(payload).emit());
+        let _closed = self.link.send(Channel::Main, &[IoSlice::new(out)], fds);
+    }
+
+    /// Sends an error reply with any number, if the client wants a reply.
+    pub fn refuse(&self, header: &Header, errno: u32) {
+        if !header.wants_no_reply() {
+            let mut reply = header.error_reply(vfu_proto::wire::Errno::EIO);
+            reply.error = errno;
+            let _closed = self.link.send(Channel::Main, &[IoSlice::new(&reply.emit())], &[]);
+        }
+    }
+
+    /// Has a thread send what waits to be sent, if anything does.
+    pub fn send_apart(&self) {
+        self.link.send_apart();
+    }
+
+    /// While the client leaves so many replies unread that it gets no commands executed, waits for it.
+    pub fn make_room(&self) {
+        self.link.make_room();
+    }
+
+    /// Why the session has ended, if it has.
+    pub fn closed(&self) -> Option<Closed> {
+        self.link.closed()
+    }
+
+    /// Ends the session.
+    pub fn close(&self) {
+        self.link.close(Closed::Stopped);
+    }
+
+    /// What happened in it.
+    pub fn counters(&self) -> Counters {
+        self.link.counters()
+    }
+
+    /// How long nothing has to be done if nothing comes; `None`: for ever.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.link.time_to_look()
+    }
+}

@@ -1,0 +1,190 @@
+//! One device, without what it is.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+
+use vfu_proto::session::Limits;
+use vfu_proto::wire::{DmaMap, Errno};
+
+use super::region::{Region, View};
+use crate::context::{self, Inside};
+use crate::dma::dirty::{Grid, Picture};
+use crate::dma::{self, Inserted};
+use crate::irq::{EventFd, Irqs};
+use crate::pci::Pci;
+use crate::server::{Asked, Regions};
+use crate::shared::Shared;
+use crate::sync::Mutex;
+
+/// One device, from its making to its end; clients come and go. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Station {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Station {
+    /// A device without a client. It may always send memory requests.
+    pub fn new(limits: &Limits) -> Station {
+        let config = Pci::endpoint(0, 0).build().expect("a function without anything is possible");
+        let irqs = Irqs::of(&config);
+        let regions = Regions::new(&config, Asked::default()).expect("nothing was asked for");
+        let (timeout, regions) = (limits.handler_timeout, Arc::new(regions));
+        Station { shared: Arc::new(Shared::new(config, irqs, false, timeout, regions)) }
+    }
+
+    /// Runs `f` as a handler of an access: it may wait for DMA.
+    pub fn handle<T>(&self, f: impl FnOnce() -> T) -> T {
+        context::run(&self.shared, Inside::Handler, f)
+    }
+
+    /// Runs `f` as a callback from which DMA by message could wait for itself, and is refused.
+    pub fn notify<T>(&self, f: impl FnOnce() -> T) -> T {
+        context::run(&self.shared, Inside::Callback, f)
+    }
+
+    /// Whether this thread is in [`handle`](Self::handle) or [`notify`](Self::notify).
+    pub fn is_inside(&self) -> bool {
+        context::inside(&self.shared).is_some()
+    }
+
+    /// Enters a mapping, and says whether it is new.
+    ///
+    /// # Errors
+    /// What DMA_MAP answers.
+    pub fn map(&self, map: &DmaMap, fd: Option<OwnedFd>, limit: usize) -> Result<bool, Errno> {
+        let region = dma::Region::new(map, fd)?;
+        if let Some(pages) = region.logged() {
+            self.shared.dirty.admit(pages);
+        }
+        Ok(self.shared.table.insert(region, limit)? == Inserted::New)
+    }
+
+    /// Shows the mapping that `address` lies in. It must not call back here.
+    #[inline]
+    pub fn look<T>(&self, address: u64, f: impl FnOnce(View<'_>) -> T) -> Option<T> {
+        self.shared.table.look(address, |region| f(View(region)))
+    }
+
+    /// All mappings, in the order of their addresses.
+    pub fn mappings(&self) -> Vec<Region> {
+        self.shared.table.all().into_iter().map(Region).collect()
+    }
+
+    /// Takes a mapping out, and gives up the messages about it. What is copied just now keeps its memory
+    /// until it is done.
+    pub fn unmap(&self, region: &Region) {
+        let (address, size) = (region.0.address, region.0.size);
+        let _gone_already = self.shared.table.remove(address, size);
+        if let Some(live) = self.shared.live() {
+            live.link.cancel(Some((address, size)));
+        }
+    }
+
+    /// Logs from now on which pages the device writes; gives the page size, which is at least 4 KiB.
+    ///
+    /// # Errors
+    /// `EINVAL`: it does so already, with another page size, or the page size is no power of two.
+    pub fn start_logging(&self, page_size: u64) -> Result<u64, Errno> {
+        let regions = self.shared.table.all();
+        self.shared.dirty.start(page_size, regions.iter().filter_map(|region| region.logged()))
+    }
+
+    /// Logs no more, and forgets.
+    pub fn stop_logging(&self) {
+        let regions = self.shared.table.all();
+        self.shared.dirty.stop(regions.iter().filter_map(|region| region.logged()));
+    }
+
+    /// Whether pages are logged.
+    pub fn is_logging(&self) -> bool {
+        self.shared.dirty.page_size().is_some()
+    }
+
+    /// Adds to `bits` which pages of a mapping's first `length` bytes were written, and forgets that:
+    /// one for each `page_size` bytes. There are as many as fit into whole 64-bit words.
+    ///
+    /// # Errors
+    /// `EINVAL`: the page size is no power of two, or `bits` has another length.
+    pub fn report(
+        &self,
+        region: &Region,
+        length: u64,
+        page_size: u64,
+        bits: &mut [u8],
+    ) -> Result<(), Errno> {
+        let grid = Grid::new(region.0.address, length, page_size).ok_or(Errno::EINVAL)?;
+        if grid.bitmap_len() != bits.len() as u64 {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(pages) = region.0.logged() {
+            pages.report(&mut Picture::new(grid, bits));
+        }
+        Ok(())
+    }
+
+    /// A reset: DMA by message that is under way ends.
+    pub fn cancel(&self) {
+        self.shared.next_epoch();
+        if let Some(live) = self.shared.live() {
+            live.link.cancel(None);
+        }
+    }
+
+    /// Runs `f` when the client has acknowledged every DMA_WRITE that is under way, at once if there
+    /// are none: an interrupt does not overtake the data that it announces. A reset in between, and `f`
+    /// is dropped.
+    pub fn after_writes(&self, f: impl FnOnce() + Send + 'static) {
+        let live = self.shared.live().filter(|live| live.link.has_written());
+        let Some(live) = live else { return f() };
+        let (shared, epoch) = (self.shared.clone(), self.shared.epoch());
+        let fenced = Arc::new(Fenced { shared, epoch, run: Mutex::new(Some(Box::new(f))) });
+        if !live.link.wake_after_writes(|| Waker::from(fenced.clone())) {
+            fenced.run();
+        }
+    }
+}
+
+/// What waits for writes.
+struct Fenced {
+    shared: Arc<Shared>,
+    epoch: u64,
+    run: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Fenced {
+    fn run(&self) {
+        let run = self.run.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if self.shared.epoch() == self.epoch {
+            run.into_iter().for_each(|run| run());
+        }
+    }
+}
+
+impl Wake for Fenced {
+    fn wake(self: Arc<Self>) {
+        self.run();
+    }
+}
+
+/// An eventfd of the client. Writing to it never blocks and raises no signal.
+#[derive(Debug)]
+pub struct Event(EventFd);
+
+impl Event {
+    /// Takes a descriptor of the client.
+    ///
+    /// # Errors
+    /// `EINVAL`: it is no eventfd.
+    pub fn new(fd: OwnedFd) -> Result<Event, Errno> {
+        EventFd::new(fd).map(Event)
+    }
+
+    /// Adds one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn signal(&self) -> Result<(), Errno> {
+        self.0.signal().map_err(|e| Errno::from_raw(e.raw_os_error()))
+    }
+}

@@ -1,0 +1,66 @@
+//! The thread that copies, so that no handler ever waits.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use vfu::{Dma, DmaError, Handle};
+
+use super::registers::{Job, Registers};
+
+/// Copies what is started, one after the other, on a thread that ends with it.
+#[derive(Debug)]
+pub struct Engine {
+    registers: Arc<Mutex<Registers>>,
+    jobs: Sender<Job>,
+    /// Held while a job is done.
+    working: Arc<Mutex<()>>,
+}
+
+impl Engine {
+    /// The engine of a device with these registers.
+    pub fn new(handle: Handle, registers: Arc<Mutex<Registers>>) -> Engine {
+        let (jobs, queue) = channel();
+        let working = Arc::new(Mutex::new(()));
+        let engine = Engine { registers: registers.clone(), jobs, working: working.clone() };
+        thread::spawn(move || work(&handle, &registers, &queue, &working));
+        engine
+    }
+
+    /// Has the job done, some time soon.
+    pub fn start(&self, job: Job) {
+        let _it_waits_for_them = self.jobs.send(job);
+    }
+
+    /// Begins a new life: when this returns, no job of the old one touches memory, or ever will.
+    pub fn renew(&self) {
+        self.registers.lock().unwrap().life += 1;
+        drop(self.working.lock().unwrap());
+    }
+}
+
+fn work(handle: &Handle, registers: &Mutex<Registers>, queue: &Receiver<Job>, working: &Mutex<()>) {
+    for job in queue {
+        let _working = working.lock().unwrap();
+        let is_ours = || registers.lock().unwrap().life == job.life;
+        let mut copied = Err(DmaError::Canceled);
+        while copied == Err(DmaError::Canceled) && job.is_possible() && is_ours() {
+            copied = copy(&handle.dma(), &job); // if it is canceled, the next try tells by what
+        }
+        tracing::debug!(?job, ?copied);
+        let mut registers = registers.lock().unwrap();
+        if copied == Err(DmaError::Busy) {
+            registers.job = Some(job); // the device is being stopped: nothing has happened
+        } else if registers.end(&job, copied.is_ok()) {
+            if let Err(error) = handle.vector(0).trigger() {
+                tracing::debug!(%error, "no interrupt");
+            }
+        }
+    }
+}
+
+fn copy(dma: &Dma, job: &Job) -> Result<(), DmaError> {
+    let mut buffer = vec![0; job.length as usize];
+    dma.read(job.source, &mut buffer)?;
+    dma.write(job.target, &buffer)
+}

@@ -1,0 +1,16 @@
+//! Serves the device of the guide: `cargo run -p vfu-guide --example copier -- /tmp/copier.sock`.
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+use vfu::Server;
+use vfu_guide::copier::device::{Copier, pci};
+
+fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::from_default_env()) // what RUST_LOG says
+        .with_writer(std::io::stderr)
+        .init();
+    let path = std::env::args_os().nth(1).context("usage: copier SOCKET")?;
+    Server::builder(pci()).listen(path)?.run(Copier::new)?;
+    Ok(())
+}
