@@ -272,7 +272,10 @@ impl Context {
         } else {
             transfer(None)
         };
-        result.map(|()| 0).map_err(|e| e.errno().raw())
+        result.map(|()| 0).map_err(|error| match error {
+            DmaError::Malformed(_) => EINVAL, // as in the C library
+            error => error.errno().raw(),
+        })
     }
 }
 

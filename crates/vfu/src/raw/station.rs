@@ -118,7 +118,11 @@ impl Station {
             return Err(Errno::EINVAL);
         }
         if let Some(pages) = region.0.logged() {
-            pages.report(&mut Picture::new(grid, bits));
+            let mut written = Vec::new();
+            let mut picture = Picture::append(grid, &mut written);
+            pages.report(&mut picture);
+            picture.finish();
+            bits.iter_mut().zip(written).for_each(|(bits, more)| *bits |= more);
         }
         Ok(())
     }
