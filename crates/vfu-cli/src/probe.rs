@@ -7,6 +7,7 @@ mod capabilities;
 mod collect;
 mod connect;
 mod dump;
+mod extended;
 mod header;
 mod human;
 mod names;

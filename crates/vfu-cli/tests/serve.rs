@@ -349,3 +349,25 @@ fn a_rom_that_can_not_be_is_a_usage_error() {
     fails(&serve().unwrap(), 2, &["--rom", "more than 16 MiB"]);
     assert!(!path.exists(), "nothing was begun");
 }
+
+#[test]
+fn what_a_driver_wanted_and_the_device_has_not_is_said_when_it_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let serving = Serving::start(vfu().args(["serve", "edu", "-v", "--socket-path"]).arg(&path));
+    let vmm = Vmm::connect(&path).unwrap();
+    for _ in 0..2 {
+        assert_eq!(vmm.read32(0, 0x40).unwrap(), u32::MAX);
+    }
+    vmm.write16(0, 0x04, 1).unwrap();
+    drop(vmm);
+    drop(Vmm::connect(&path).unwrap()); // the first one's end has been seen to
+    serving.signal(Signal::TERM);
+    let (_, rest) = serving.end();
+    for line in [
+        "edu: not covered: read of 4 bytes at 0x40, 2 times: no register is there",
+        "edu: not covered: write of 2 bytes at 0x4, 1 time: the register has another width",
+    ] {
+        assert_eq!(rest.matches(line).count(), 1, "{rest}");
+    }
+}
