@@ -148,28 +148,21 @@ impl Vectors<'_> {
         Ok(())
     }
 
-    /// The kernel masks every other vector, they are raised, and the kernel unmasks them.
+    /// The kernel masks every other vector, they are raised, and the kernel unmasks them. What QEMU
+    /// holds back meanwhile it shows nowhere: it asks the device for the Pending Bit Array, and does
+    /// not tell it of masks of vectors that have an eventfd.
     fn masked(&self) -> Result<u32> {
         let mut masked = 0;
         for round in 0..10 {
             let chosen: Vec<_> = (0..VECTORS).filter(|v| (v + round) % 2 == 0).collect();
-            let bits = chosen.iter().fold(0, |bits, vector| bits | 1 << vector);
             // What is left of the storm.
             for vector in 0..VECTORS {
                 let _none = rustix::io::read(&self.events[vector], &mut [0; 8]);
             }
             chosen.iter().try_for_each(|vector| self.assign(*vector, 1, false))?;
             self.registers.write32(RAISE_SET, ALL);
-            self.registers.write32(RAISE_SET, bits);
             for vector in (0..VECTORS).filter(|vector| !chosen.contains(vector)) {
                 self.expect_one(vector)?;
-            }
-            // The VMM learns of each by its eventfd, some time.
-            let start = std::time::Instant::now();
-            while self.pending()? != bits {
-                if start.elapsed() > DEADLINE {
-                    self.expect_pending(bits)?;
-                }
             }
             for vector in &chosen {
                 self.is_quiet(*vector)?;
