@@ -42,16 +42,14 @@ impl Engine {
 fn work(handle: &Handle, registers: &Mutex<Registers>, queue: &Receiver<Job>, working: &Mutex<()>) {
     for job in queue {
         let _working = working.lock().unwrap();
-        let is_ours = || registers.lock().unwrap().life == job.life;
-        let mut copied = Err(DmaError::Canceled);
-        while copied == Err(DmaError::Canceled) && job.is_possible() && is_ours() {
-            copied = copy(&handle.dma(), &job); // if it is canceled, the next try tells by what
+        if job.life != registers.lock().unwrap().life {
+            continue;
         }
-        tracing::debug!(?job, ?copied);
+        let well = job.is_possible() && copy(&handle.dma(), &job).is_ok();
         let mut registers = registers.lock().unwrap();
-        if copied == Err(DmaError::Busy) {
-            registers.job = Some(job); // the device is being stopped: nothing has happened
-        } else if registers.end(&job, copied.is_ok()) {
+        if !well && handle.is_stopped() {
+            registers.job = Some(job); // it is to be done when the device goes on
+        } else if registers.end(&job, well) {
             if let Err(error) = handle.vector(0).trigger() {
                 tracing::debug!(%error, "no interrupt");
             }

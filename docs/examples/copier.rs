@@ -1,5 +1,7 @@
 //! Serves the device of the guide: `cargo run -p vfu-guide --example copier -- /tmp/copier.sock`.
 
+use std::io::IsTerminal;
+
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 use vfu::Server;
@@ -9,6 +11,7 @@ fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env()) // what RUST_LOG says
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let path = std::env::args_os().nth(1).context("usage: copier SOCKET")?;
     Server::builder(pci()).listen(path)?.run(Copier::new)?;

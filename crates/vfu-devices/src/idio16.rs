@@ -53,11 +53,14 @@ vfu::registers! {
     7 FILTERS: Rw<u8>, "filters of inputs 0 to 7" .on_write("ignored while all are on");
 }
 
+const ON: u64 = 1;
+
 /// The card.
 #[derive(Debug)]
 pub struct Idio16 {
     handle: Handle,
-    registers: Registers,
+    /// Bit 0 of the two control registers, which read 0: they are on.
+    bank: RegisterBank,
     /// The level of the pin.
     pin: bool,
 }
@@ -65,11 +68,54 @@ pub struct Idio16 {
 impl Idio16 {
     /// A card in its state after power-on: all outputs off, interrupts disabled.
     pub fn new(handle: Handle) -> Self {
-        Idio16 { handle, registers: Registers::default(), pin: false }
+        Idio16 { handle, bank: RegisterBank::new(register_map()), pin: false }
     }
 
-    fn update_pin(&mut self) {
-        let up = self.registers.pin();
+    /// The wiring: input n reads output n.
+    fn set_inputs(&mut self, inputs: u64, value: u64, changed: u64) {
+        if self.bank.has(INTERRUPT_CONTROL, ON) && self.bank.get(inputs) != value {
+            self.bank.set_bits(INTERRUPT_STATUS, STATUS_INTERRUPT | changed);
+        }
+        self.bank.set(inputs, value);
+    }
+}
+
+impl RegisterDevice for Idio16 {
+    fn bank(&mut self) -> &mut RegisterBank {
+        &mut self.bank
+    }
+
+    fn on_read(&mut self, read: RegisterRead) -> Result<u64, Fault> {
+        match read.register {
+            INTERRUPT_CONTROL => self.bank.set(INTERRUPT_CONTROL, ON),
+            FILTER_CONTROL => {
+                self.bank.set(FILTER_CONTROL, ON);
+                self.bank.set(FILTERS, 0xff);
+            }
+            _ => {}
+        }
+        Ok(read.value)
+    }
+
+    fn on_write(&mut self, write: RegisterWrite) -> Result<u64, Fault> {
+        match write.register {
+            OUTPUTS_LOW => self.set_inputs(INPUTS_LOW, write.value, STATUS_LOW_CHANGED),
+            OUTPUTS_HIGH => self.set_inputs(INPUTS_HIGH, write.value, STATUS_HIGH_CHANGED),
+            INPUTS_LOW => self.bank.set(INTERRUPT_STATUS, 0),
+            INTERRUPT_CONTROL => return Ok(0),
+            FILTER_CONTROL => {
+                self.bank.set(FILTERS, 0);
+                return Ok(0);
+            }
+            FILTERS if self.bank.has(FILTER_CONTROL, ON) => return Ok(write.old),
+            _ => {}
+        }
+        Ok(write.value)
+    }
+
+    fn settle(&mut self) {
+        let waits = self.bank.has(INTERRUPT_STATUS, STATUS_INTERRUPT);
+        let up = waits && self.bank.has(INTERRUPT_CONTROL, ON);
         if up != self.pin {
             self.pin = up;
             self.handle.intx().set(up);
@@ -79,15 +125,11 @@ impl Idio16 {
 
 impl Device for Idio16 {
     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
-        self.registers.bar_read(at.offset, data)?;
-        self.update_pin();
-        Ok(())
+        self.bar_read(at.offset, data)
     }
 
     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
-        self.registers.bar_write(at.offset, data)?;
-        self.update_pin();
-        Ok(())
+        self.bar_write(at.offset, data)
     }
 
     fn migration(&mut self) -> Option<&mut dyn Migration> {
@@ -96,17 +138,15 @@ impl Device for Idio16 {
 
     /// The outputs go off. A client that goes away leaves the card as it is.
     fn reset(&mut self, kind: Reset) {
-        if kind == Reset::ConnectionLost {
-            return;
+        match kind {
+            Reset::ConnectionLost => self.bank.report_uncovered(),
+            _ => self.bank.reset(),
         }
-        self.registers.bank.reset();
-        (self.registers.interrupts_enabled, self.registers.all_filters) = (false, false);
-        self.pin = false;
-        self.handle.intx().lower();
+        self.settle();
     }
 }
 
-vfu::state! { Idio16 { registers, pin } }
+vfu::state! { Idio16 { bank, pin } }
 
 impl Migration for Idio16 {
     fn max_len(&self) -> usize {
@@ -119,83 +159,6 @@ impl Migration for Idio16 {
 
     fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError> {
         Ok(self.load_state(version, state)?)
-    }
-}
-
-/// The registers alone: accesses in, the level of the pin out.
-#[derive(Debug)]
-struct Registers {
-    bank: RegisterBank,
-    interrupts_enabled: bool,
-    all_filters: bool,
-}
-
-vfu::state! { Registers { bank, interrupts_enabled, all_filters } }
-
-impl Default for Registers {
-    fn default() -> Self {
-        let bank = RegisterBank::new(register_map());
-        Registers { bank, interrupts_enabled: false, all_filters: false }
-    }
-}
-
-impl RegisterDevice for Registers {
-    fn bank(&mut self) -> &mut RegisterBank {
-        &mut self.bank
-    }
-
-    fn on_read(&mut self, read: RegisterRead) -> Result<u64, Fault> {
-        match read.register {
-            INTERRUPT_CONTROL => self.interrupts_enabled = true,
-            FILTER_CONTROL => self.set_filters(true),
-            _ => {}
-        }
-        Ok(read.value)
-    }
-
-    fn on_write(&mut self, write: RegisterWrite) -> Result<u64, Fault> {
-        match write.register {
-            OUTPUTS_LOW => self.set_inputs(INPUTS_LOW, write.value, STATUS_LOW_CHANGED),
-            OUTPUTS_HIGH => self.set_inputs(INPUTS_HIGH, write.value, STATUS_HIGH_CHANGED),
-            INPUTS_LOW => self.bank.set(INTERRUPT_STATUS, 0),
-            INTERRUPT_CONTROL => self.interrupts_enabled = false,
-            FILTER_CONTROL => self.set_filters(false),
-            FILTERS if self.all_filters => return Ok(write.old),
-            _ => {}
-        }
-        Ok(write.value)
-    }
-}
-
-impl Registers {
-    fn pin(&self) -> bool {
-        self.interrupts_enabled && self.bank.has(INTERRUPT_STATUS, STATUS_INTERRUPT)
-    }
-
-    fn set_filters(&mut self, all: bool) {
-        self.all_filters = all;
-        self.bank.set(FILTERS, if all { 0xff } else { 0 });
-    }
-
-    /// The wiring: input n reads output n.
-    fn set_inputs(&mut self, inputs: u64, value: u64, changed: u64) {
-        if self.interrupts_enabled && self.bank.get(inputs) != value {
-            self.bank.set_bits(INTERRUPT_STATUS, STATUS_INTERRUPT | changed);
-        }
-        self.bank.set(inputs, value);
-    }
-}
-
-/// Accesses of one byte.
-#[cfg(test)]
-impl Registers {
-    fn read(&mut self, offset: u64) -> u8 {
-        let mut data = [0xff];
-        self.bar_read(offset, &mut data).map_or(0xff, |()| data[0])
-    }
-
-    fn write(&mut self, offset: u64, value: u8) {
-        let _nothing_there = self.bar_write(offset, &[value]);
     }
 }
 

@@ -8,7 +8,7 @@ use vfu::client::{Client, ClientError, DirtyPages, Memory, READ_WRITE};
 use vfu::dma::Direction;
 use vfu::server::Running;
 use vfu::{Access, Bar, Device, Dma, DmaError, Fault, Pci, Server};
-use vfu_testkit::{MessageRam, SharedRam, Vmm};
+use vfu_testkit::{MessageRam, SharedRam, Vmm, within};
 
 const PAGE: u64 = 4096;
 const BASE: u64 = 0x10_0000;
@@ -172,12 +172,15 @@ fn an_unmap_with_dirty_pages_waits_for_leases() {
     let lease = place.dma.lease(BASE, 0x1_0000, Direction::Write).unwrap();
     let client = place.client.clone();
     let unmap = std::thread::spawn(move || client.dma_unmap_dirty(BASE, 0x1_0000, PAGE));
-    while !lease.is_ending() {
-        std::thread::yield_now();
-    }
-    lease.write(0x7000, &[1]).unwrap();
-    drop(lease);
-    assert_eq!(ranges(&unmap.join().unwrap().unwrap()), [(BASE + 0x7000, 0x1000)]);
+    let dirty = within("the unmap", move || {
+        while !lease.is_ending() {
+            std::thread::yield_now();
+        }
+        lease.write(0x7000, &[1]).unwrap();
+        drop(lease);
+        unmap.join().unwrap().unwrap()
+    });
+    assert_eq!(ranges(&dirty), [(BASE + 0x7000, 0x1000)]);
 }
 
 #[test]
@@ -193,4 +196,29 @@ fn logging_ends_with_the_session() {
     let _ram = vmm.share_ram(BASE, 0x1_0000).unwrap();
     vmm.client().start_dma_logging(2 * PAGE).unwrap();
     assert!(vmm.client().dma_logging_report(BASE, 0x1_0000, PAGE).unwrap().is_clean());
+}
+
+/// A reset takes away what the device is, not what the client arranged.
+#[test]
+fn logging_goes_on_after_a_reset() {
+    let place = place();
+    let _ram = place.ram(BASE, 0x1_0000);
+    place.client.start_dma_logging(PAGE).unwrap();
+    place.dma.write(BASE, &[1]).unwrap();
+    place.client.reset().unwrap();
+    place.vmm.enumerate().unwrap();
+    place.dma.write(BASE + 0x4000, &[1]).unwrap();
+    let expected = [(BASE, PAGE), (BASE + 0x4000, PAGE)];
+    assert_eq!(place.report(BASE, 0x1_0000, PAGE), expected);
+}
+
+#[test]
+fn writes_that_fail_at_once_are_no_writes() {
+    let place = place();
+    let ram = place.ram(BASE, 0x1_0000);
+    place.client.start_dma_logging(PAGE).unwrap();
+    ram.truncate(0x1000).unwrap();
+    place.dma.write(BASE + 0x2000, &[1]).unwrap_err();
+    place.dma.write(BASE + 0x2_0000, &[1]).unwrap_err();
+    assert_eq!(place.report(BASE, 0x1_0000, PAGE), []);
 }

@@ -142,8 +142,9 @@ impl Device for Edu {
     }
 
     fn reset(&mut self, kind: Reset) {
-        if kind != Reset::ConnectionLost {
-            self.shared.reset();
+        match kind {
+            Reset::ConnectionLost => self.shared.lock().registers.bank().report_uncovered(),
+            _ => self.shared.reset(),
         }
     }
 }

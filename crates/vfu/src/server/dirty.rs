@@ -39,11 +39,12 @@ impl Unmapped {
     /// Appends the payload. Nobody writes to the mapping any more.
     pub(super) fn emit(&self, out: &mut Vec<u8>) {
         let Some(dirty) = &self.dirty else { return self.reply.emit(out) };
-        let mut data = vec![0; usize::try_from(dirty.grid.bitmap_len()).unwrap_or(0)];
-        let mut picture = Picture::new(dirty.grid, &mut data);
+        let mut data = Vec::new();
+        let mut picture = Picture::append(dirty.grid, &mut data);
         if let Some(pages) = dirty.region.as_ref().and_then(|region| region.logged()) {
             pages.report(&mut picture);
         }
+        picture.finish();
         let bitmap = DirtyBitmap { pgsize: dirty.page_size, data: &data };
         DmaUnmapReply { bitmap: Some(bitmap), ..self.reply }.emit(out);
     }
@@ -97,15 +98,13 @@ impl Executor {
     ) -> Result<(), Errno> {
         let grid = self.grid_of_reply(iova, length, page_size)?;
         FeatureReply::emit_report_head(iova, length, page_size, out);
-        let start = out.len();
-        // Not more than a message may carry.
-        out.resize(start + grid.bitmap_len() as usize, 0);
-        let mut picture = Picture::new(grid, &mut out[start..]);
+        let mut picture = Picture::append(grid, out);
         for region in self.shared.table.overlapping(grid.first(), grid.last()) {
             if let Some(pages) = region.logged() {
                 pages.report(&mut picture);
             }
         }
+        picture.finish();
         Ok(())
     }
 

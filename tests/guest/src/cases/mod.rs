@@ -3,6 +3,7 @@
 
 use crate::suite::Test;
 
+mod bartest;
 mod crossing;
 mod edu;
 mod hotplug;
@@ -30,6 +31,8 @@ const TESTS: &[Test] = &[
     irqtest::ERR,
     edu::OF_QEMU,
     lspci::LSPCI,
+    bartest::BAR,
+    bartest::WRITE_MULTI,
 ];
 
 /// The tests that run unless others are named, in their order.

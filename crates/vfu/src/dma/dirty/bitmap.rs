@@ -6,8 +6,8 @@ use super::log::Room;
 use super::picture::Picture;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Words of a chunk: with pages of 4 KiB one stands for 128 MiB.
-pub(super) const CHUNK: usize = if cfg!(loom) { 2 } else { 512 };
+/// Words of a chunk: with pages of 4 KiB one stands for 1 GiB.
+pub(super) const CHUNK: usize = if cfg!(loom) { 2 } else { 4096 };
 /// The smallest page that is logged, as a power of two.
 pub(super) const MIN_SHIFT: u32 = 12;
 
@@ -23,15 +23,20 @@ pub(super) struct Bitmap {
     shift: u32,
     /// Number of the first word: that of the page of address 0 is word 0.
     base: u64,
-    /// Made when the first bit in them is set.
+    /// How many words there are.
+    words: usize,
+    /// All of the same size, but for the last. Made when the first bit in them is set.
     chunks: Box<[OnceLock<Chunk>]>,
     _room: Room,
 }
 
 /// How many chunks the bits for `first..=last` are in.
 pub(super) fn chunks_of(first: u64, last: u64, shift: u32) -> u64 {
-    let words = word_of(last >> shift) - word_of(first >> shift) + 1;
-    words.div_ceil(CHUNK as u64)
+    words_for(first, last, shift).div_ceil(CHUNK as u64)
+}
+
+fn words_for(first: u64, last: u64, shift: u32) -> u64 {
+    word_of(last >> shift) - word_of(first >> shift) + 1
 }
 
 fn word_of(page: u64) -> u64 {
@@ -42,10 +47,17 @@ impl Bitmap {
     /// For the addresses `first..=last`, all clean, in pages of `1 << shift` bytes, for which there
     /// is room.
     pub(super) fn new(first: u64, last: u64, shift: u32, room: Room) -> Bitmap {
-        // loom does not know that a `OnceLock` orders who made its content before who finds it.
-        let empty = || if cfg!(loom) { OnceLock::from(fresh()) } else { OnceLock::new() };
-        let chunks = (0..chunks_of(first, last, shift)).map(|_| empty()).collect();
-        Bitmap { first, last, shift, base: word_of(first >> shift), chunks, _room: room }
+        let words = words_for(first, last, shift) as usize;
+        let chunks = (0..words.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
+        let base = word_of(first >> shift);
+        let bitmap = Bitmap { first, last, shift, base, words, chunks, _room: room };
+        if cfg!(loom) {
+            // It does not know that a `OnceLock` orders who made its content before who finds it.
+            for index in 0..bitmap.chunks.len() {
+                bitmap.words_of(index);
+            }
+        }
+        bitmap
     }
 
     /// Sets the bits of all pages that `first..=last` touch.
@@ -58,14 +70,25 @@ impl Bitmap {
         let (head, tail) = (u64::MAX << (from % 64), u64::MAX >> (63 - to % 64));
         // Both lie in the mapping, so these are numbers of words that exist.
         let (from, to) = ((word_of(from) - self.base) as usize, (word_of(to) - self.base) as usize);
-        for (index, chunk) in self.chunks.iter().enumerate().take(to / CHUNK + 1).skip(from / CHUNK)
-        {
+        for index in from / CHUNK..=to / CHUNK {
             let start = index * CHUNK;
             let (begin, end) = (from.max(start) - start, to.min(start + CHUNK - 1) - start);
             let head = if from >= start { head } else { u64::MAX };
             let tail = if to < start + CHUNK { tail } else { u64::MAX };
-            mark_words(&words_of(chunk)[begin..=end], head, tail);
+            mark_words(&self.words_of(index)[begin..=end], head, tail);
         }
+    }
+
+    /// The words of a chunk, which is made if it does not exist.
+    fn words_of(&self, index: usize) -> &[AtomicU64] {
+        let Some(chunk) = self.chunks.get(index) else { return &[] };
+        if let Some(words) = chunk.get() {
+            return words;
+        }
+        let len = (self.words - index * CHUNK).min(CHUNK);
+        // Made before it is set, so that nobody waits for whoever makes it.
+        let _another_was_first = chunk.set((0..len).map(|_| AtomicU64::new(0)).collect());
+        chunk.get().map_or(&[], |words| words)
     }
 
     /// The indices of the chunks with bits of `first..=last`, if there are any.
@@ -88,6 +111,7 @@ impl Bitmap {
             low,
             high,
             pages: (from, to + 1),
+            own: (from + u64::from(low & mask != 0), (to + 1) - u64::from(high & mask != mask)),
             whole: (
                 from + u64::from(low > self.first && low & mask != 0),
                 (to + 1) - u64::from(high < self.last && high & mask != mask),
@@ -101,20 +125,6 @@ impl Bitmap {
         }
         cut.take(&mut words[(begin - start) as usize..=(end - start) as usize], begin, picture);
     }
-}
-
-fn fresh() -> Chunk {
-    (0..CHUNK).map(|_| AtomicU64::new(0)).collect()
-}
-
-/// The words of a chunk, which is made if it does not exist.
-fn words_of(chunk: &OnceLock<Chunk>) -> &[AtomicU64] {
-    if let Some(words) = chunk.get() {
-        return words;
-    }
-    // Made before it is set, so that nobody waits for whoever makes it.
-    let _another_was_first = chunk.set(fresh());
-    chunk.get().map_or(&[], |words| words)
 }
 
 /// Sets the bits of `words`: of the first those in `head`, of the last those in `tail`.
@@ -140,18 +150,29 @@ fn set(word: &AtomicU64, bits: u64) {
 /// threads may be reading them.
 fn fill(words: &[AtomicU64]) {
     for line in words.chunks(8) {
-        if line.iter().fold(u64::MAX, |all, word| all & word.load(Ordering::Relaxed)) != u64::MAX {
+        let is_clean = |word: &AtomicU64| word.load(Ordering::Relaxed) != u64::MAX;
+        // The first word often says it all.
+        if line.first().is_some_and(is_clean) || line.iter().fold(false, |any, w| any | is_clean(w))
+        {
             line.iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
         }
     }
 }
 
-/// The value of a word, which nobody else looks at, and 0 in its place.
-fn take_word(word: &mut AtomicU64) -> u64 {
+/// The value of a word that nobody else looks at.
+fn get(word: &mut AtomicU64) -> u64 {
     #[cfg(not(loom))]
-    return std::mem::take(word.get_mut());
+    return *word.get_mut();
     #[cfg(loom)]
-    return word.with_mut(std::mem::take);
+    return word.with_mut(|word| *word);
+}
+
+/// Sets a word that nobody else looks at.
+fn put(word: &mut AtomicU64, value: u64) {
+    #[cfg(not(loom))]
+    return *word.get_mut() = value;
+    #[cfg(loom)]
+    return word.with_mut(|word| *word = value);
 }
 
 /// What is cut out of a bitmap.
@@ -164,36 +185,50 @@ struct Cut {
     high: u64,
     /// The pages to look at, the end excluded.
     pages: (u64, u64),
-    /// Those of them that are asked for as a whole.
+    /// Those of them that are asked for, as far as they are mapped.
     whole: (u64, u64),
+    /// Those of them that are asked for, and are of no other mapping.
+    own: (u64, u64),
 }
 
 impl Cut {
     /// Takes words, the first of which has the number `number`.
     fn take(&self, words: &mut [AtomicU64], number: u64, picture: &mut Picture<'_>) {
-        let same = self.shift == picture.grid().shift()
-            && picture.grid().first() & ((1 << self.shift) - 1) == 0;
         let origin = picture.grid().first() >> self.shift;
-        let aligned = same && origin % 64 == 0;
-        let last = words.len() - 1;
-        let whole = |number: u64| mask(number, self.whole) == u64::MAX;
-        let begin = usize::from(!whole(number));
-        let end = if whole(number + last as u64) { last + 1 } else { last };
-        if aligned && begin < end {
-            let (middle, at) = (&mut words[begin..end], number + begin as u64 - word_of(origin));
-            if let Some(bytes) = picture.words(at as usize, middle.len()) {
-                copy(middle, bytes);
+        // Words of the picture are words of the log, but for the first and the last.
+        if self.same_pages(picture) && origin % 64 == 0 {
+            let end = number + words.len() as u64;
+            let begin = self.own.0.div_ceil(64).clamp(number, end);
+            let len = (self.own.1 / 64).clamp(begin, end) - begin;
+            let (head, rest) = words.split_at_mut((begin - number) as usize);
+            let (middle, tail) = rest.split_at_mut(len as usize);
+            self.take_each(head, number, picture);
+            match bytes_of(middle) {
+                Some(bytes) => {
+                    picture.put_words(begin.saturating_sub(word_of(origin)), bytes);
+                    bytes.fill(0);
+                }
+                None => self.take_each(middle, begin, picture),
             }
+            return self.take_each(tail, begin + len, picture);
         }
+        self.take_each(words, number, picture);
+    }
+
+    /// Whether the picture has the pages of the log.
+    fn same_pages(&self, picture: &Picture<'_>) -> bool {
+        let grid = picture.grid();
+        self.shift == grid.shift() && grid.first() & ((1 << self.shift) - 1) == 0
+    }
+
+    fn take_each(&self, words: &mut [AtomicU64], number: u64, picture: &mut Picture<'_>) {
+        let (same, origin) = (self.same_pages(picture), picture.grid().first() >> self.shift);
         for (word, number) in words.iter_mut().zip(number..) {
-            let value = take_word(word);
+            let value = get(word);
             if value == 0 {
                 continue;
             }
-            let keep = value & !mask(number, self.whole);
-            if keep != 0 {
-                word.store(keep, Ordering::Relaxed);
-            }
+            put(word, value & !mask(number, self.whole));
             let value = value & mask(number, self.pages);
             if same {
                 picture.or_word((number * 64) as i64 - origin as i64, value);
@@ -217,14 +252,12 @@ impl Cut {
     }
 }
 
-/// Moves whole words.
-fn copy(words: &mut [AtomicU64], to: &mut [u8]) {
-    for (word, to) in words.iter_mut().zip(to.chunks_exact_mut(8)) {
-        let mut there = [0; 8];
-        there.copy_from_slice(to);
-        // Two mappings may have a page in common, each a part of it.
-        to.copy_from_slice(&(u64::from_le_bytes(there) | take_word(word)).to_le_bytes());
-    }
+/// Words that nobody else looks at, if they are in memory as they are in a message.
+fn bytes_of(words: &mut [AtomicU64]) -> Option<&mut [u8]> {
+    #[cfg(all(target_endian = "little", not(any(loom, shuttle))))]
+    return Some(zerocopy::IntoBytes::as_mut_bytes(words));
+    #[cfg(not(all(target_endian = "little", not(any(loom, shuttle)))))]
+    return words.is_empty().then_some(&mut []);
 }
 
 /// The bits of a word that stand for pages from `pages.0` to before `pages.1`.

@@ -10,7 +10,7 @@ use crate::sync::{Mutex, barrier};
 
 /// Chunks that all bitmaps of a session have together: 1 GiB if all of them exist, for 32 TiB of
 /// mappings in pages of 4 KiB. Each mapping may have one more.
-const CHUNKS: u64 = 1 << 18;
+const CHUNKS: u64 = 1 << 15;
 
 /// The dirty page logging of a session. It starts, stops and asks, from one thread at a time; every
 /// [`Pages`] marks.

@@ -9,8 +9,10 @@ use super::{Grid, Log, Pages, Picture};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 fn report(pages: &Pages, grid: Grid) -> bool {
-    let mut bits = vec![0; grid.bitmap_len() as usize];
-    pages.report(&mut Picture::new(grid, &mut bits));
+    let mut bits = Vec::new();
+    let mut picture = Picture::append(grid, &mut bits);
+    pages.report(&mut picture);
+    picture.finish();
     bits.iter().any(|byte| *byte != 0)
 }
 

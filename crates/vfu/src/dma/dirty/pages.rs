@@ -8,8 +8,8 @@ use super::picture::Picture;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{RwLock, barrier};
 
-/// Chunks that one holding of the lock is for: markers wait for some 10 µs at most.
-const AT_ONCE: usize = 16;
+/// Chunks that one holding of the lock is for: markers wait for some 10 µs.
+const AT_ONCE: usize = 4;
 
 /// Which pages of a mapping were written since logging started.
 #[derive(Debug)]

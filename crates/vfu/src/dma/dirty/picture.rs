@@ -54,13 +54,31 @@ impl Grid {
 #[derive(Debug)]
 pub(crate) struct Picture<'a> {
     grid: Grid,
-    bits: &'a mut [u8],
+    /// Its bytes, and what stands before them. Those at the end may be missing as yet: they are 0.
+    bytes: &'a mut Vec<u8>,
+    /// Where they begin.
+    start: usize,
+    len: usize,
 }
 
 impl<'a> Picture<'a> {
-    /// Draws on `bits`, of which there are [`Grid::bitmap_len`] bytes.
-    pub(crate) fn new(grid: Grid, bits: &'a mut [u8]) -> Self {
-        Picture { grid, bits }
+    /// A new one, behind what is in `out`, for which there is memory: [`Grid::bitmap_len`] bytes.
+    /// It is whole after [`finish`](Self::finish).
+    pub(crate) fn append(grid: Grid, out: &'a mut Vec<u8>) -> Self {
+        let (start, len) = (out.len(), grid.bitmap_len() as usize);
+        out.reserve(len);
+        Picture { grid, bytes: out, start, len }
+    }
+
+    /// Goes on with one that is whole.
+    pub(crate) fn resume(grid: Grid, bytes: &'a mut Vec<u8>) -> Self {
+        let len = bytes.len();
+        Picture { grid, bytes, start: 0, len }
+    }
+
+    /// Adds what is missing.
+    pub(crate) fn finish(self) {
+        self.bytes.resize(self.start + self.len, 0);
     }
 
     pub(crate) fn grid(&self) -> &Grid {
@@ -71,21 +89,18 @@ impl<'a> Picture<'a> {
     pub(crate) fn set(&mut self, first: u64, last: u64) {
         let Some((first, last)) = self.grid.clip(first, last) else { return };
         let page = |address: u64| (address - self.grid.first) >> self.grid.shift;
-        set_bits(self.bits, page(first), page(last));
+        let (first, last) = (page(first), page(last));
+        let end = usize::try_from(last / 8 + 1).unwrap_or(usize::MAX);
+        set_bits(self.bytes_to(end), first, last);
     }
 
     /// Clears the bits that stand for no page.
     pub(crate) fn mask(&mut self) {
         let end = self.grid.last_page() + 1;
-        let Ok(byte) = usize::try_from(end / 8) else { return };
-        if let Some(rest) = self.bits.get_mut(byte..) {
-            let (first, rest) = match rest.split_first_mut() {
-                Some(split) => split,
-                None => return,
-            };
-            *first &= !(0xff << (end % 8));
-            rest.fill(0);
-        }
+        let byte = usize::try_from(end / 8).unwrap_or(usize::MAX);
+        let Some([first, rest @ ..]) = self.bytes_to(self.len).get_mut(byte..) else { return };
+        *first &= !(0xff << (end % 8));
+        rest.fill(0);
     }
 
     /// Sets bits from bit `at` on, as in `word`. Those that lie outside are dropped.
@@ -101,16 +116,30 @@ impl<'a> Picture<'a> {
         if word == 0 {
             return;
         }
-        let bytes = usize::try_from(index).ok().and_then(|i| self.words(i, 1));
-        if let Some(bytes) = bytes {
-            bytes.iter_mut().zip(word.to_le_bytes()).for_each(|(byte, more)| *byte |= more);
+        let Some(at) = usize::try_from(index).ok().and_then(|i| i.checked_mul(8)) else { return };
+        let bytes = self.bytes_to(at.saturating_add(8)).get_mut(at..).unwrap_or_default();
+        bytes.iter_mut().zip(word.to_le_bytes()).for_each(|(byte, more)| *byte |= more);
+    }
+
+    /// Takes over words that no bit was set in before, from the one with this index on.
+    pub(super) fn put_words(&mut self, index: u64, words: &[u8]) {
+        let at = usize::try_from(index).unwrap_or(usize::MAX).saturating_mul(8);
+        let words = &words[..words.len().min(self.len.saturating_sub(at))];
+        let there = self.bytes_to(at);
+        if there.len() == at && self.bytes.len() == self.start + at {
+            self.bytes.extend_from_slice(words);
+        } else if let Some(to) = self.bytes_to(at + words.len()).get_mut(at..at + words.len()) {
+            to.copy_from_slice(words);
         }
     }
 
-    /// The bytes of `count` words.
-    pub(super) fn words(&mut self, index: usize, count: usize) -> Option<&mut [u8]> {
-        let start = index.checked_mul(8)?;
-        self.bits.get_mut(start..start.checked_add(count.checked_mul(8)?)?)
+    /// The bytes, of which at least `end` exist from now on, unless that is behind the end.
+    fn bytes_to(&mut self, end: usize) -> &mut [u8] {
+        let end = self.start + end.min(self.len);
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[self.start..]
     }
 }
 
