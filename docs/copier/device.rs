@@ -55,9 +55,13 @@ impl Device for Copier {
         Ok(())
     }
 
-    fn reset(&mut self, _: Reset) {
+    fn reset(&mut self, kind: Reset) {
         self.engine.renew();
-        self.registers.lock().unwrap().values.reset();
+        let mut registers = self.registers.lock().unwrap();
+        registers.values.reset();
+        if kind == Reset::ConnectionLost {
+            registers.values.report_uncovered(); // what that driver wanted and did not get
+        }
     }
 
     fn resume(&mut self) {
