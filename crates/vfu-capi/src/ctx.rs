@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use vfu::Limits;
@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::irq::Irqs;
 use crate::listen::Listener;
 use crate::log::Log;
+use crate::moving::Completed;
 use crate::setup::Setup;
 use crate::types::Ctx;
 
@@ -32,12 +33,16 @@ pub(crate) struct Context {
     pub(crate) listener: Listener,
     pub(crate) log: Log,
     pub(crate) config: Config,
-    pub(crate) irqs: Irqs,
+    pub(crate) irqs: Arc<Irqs>,
     pub(crate) setup: Mutex<Setup>,
     pub(crate) limits: Mutex<Limits>,
     /// The page size of the log that the client started.
     pub(crate) logging: Mutex<Option<u64>>,
     station: OnceLock<Station>,
+    /// The program has started DMA that it does not wait for, some time.
+    pub(crate) moves: AtomicBool,
+    /// Of that, what has ended, and not been told of yet.
+    pub(crate) completed: Arc<Completed>,
     /// The client that is attached.
     session: Mutex<Option<Session>>,
     /// A client that has connected and still owes VERSION, and since when.
@@ -72,7 +77,9 @@ impl Context {
             listener,
             log: Log::default(),
             config: Config::default(),
-            irqs: Irqs::default(),
+            irqs: Arc::default(),
+            moves: AtomicBool::new(false),
+            completed: Arc::default(),
             setup: Mutex::default(),
             // A message that the C library's clients may send: so much data and its headers.
             limits: Mutex::new(Limits {

@@ -3,12 +3,14 @@
 use std::ffi::c_int;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vfu::raw::Event;
 use vfu::wire::{IrqAction, IrqData, SetIrqs};
 
 use crate::ctx::{Context, context, lock};
 use crate::errno::{EINVAL, ENOENT, entry};
+use crate::msix::Table;
 use crate::setup::{IRQ_TYPES, IrqCounts, irq_type};
 use crate::types::Ctx;
 
@@ -18,15 +20,20 @@ pub(crate) const MSIX: usize = 2;
 
 /// All vectors of a device.
 #[derive(Default)]
-pub(crate) struct Irqs(Mutex<State>);
+pub(crate) struct Irqs {
+    state: Mutex<State>,
+    /// The library keeps what is masked.
+    keeps: AtomicBool,
+}
 
 #[derive(Default)]
 pub(crate) struct State {
     vectors: [Vec<Vector>; IRQ_TYPES],
-    /// The library keeps what is masked.
-    pub(crate) masking: bool,
+    keeps: bool,
     /// All of MSI-X is masked: Function Mask.
     pub(crate) function_mask: bool,
+    /// The MSI-X table, if the library answers for it.
+    pub(crate) table: Table,
 }
 
 #[derive(Default)]
@@ -34,21 +41,20 @@ pub(crate) struct Vector {
     event: Option<Event>,
     /// By SET_IRQS.
     masked: bool,
-    /// By its entry of the MSI-X table.
-    pub(crate) masked_in_table: bool,
     pub(crate) pending: bool,
 }
 
 impl State {
-    fn is_masked(&self, index: usize, vector: &Vector) -> bool {
-        self.masking
-            && (vector.masked || index == MSIX && (vector.masked_in_table || self.function_mask))
+    fn is_masked(&self, index: usize, number: usize) -> bool {
+        let by_client = self.vectors[index].get(number).is_some_and(|vector| vector.masked);
+        let by_table = index == MSIX && (self.function_mask || self.table.is_masked(number));
+        self.keeps && (by_client || by_table)
     }
 
     fn raise(&mut self, index: usize, number: usize) -> Result<(), c_int> {
         let vector = self.vectors[index].get(number).ok_or(EINVAL)?;
         let event = vector.event.as_ref().ok_or(ENOENT)?;
-        if self.is_masked(index, vector) {
+        if self.is_masked(index, number) {
             self.vectors[index][number].pending = true;
             return Ok(());
         }
@@ -59,13 +65,18 @@ impl State {
     pub(crate) fn settle(&mut self) {
         for index in [INTX, MSI, MSIX] {
             for number in 0..self.vectors[index].len() {
-                let vector = &self.vectors[index][number];
-                if vector.pending && !self.is_masked(index, vector) {
+                if self.vectors[index][number].pending && !self.is_masked(index, number) {
                     self.vectors[index][number].pending = false;
                     let _no_longer_there = self.raise(index, number);
                 }
             }
         }
+    }
+
+    /// Which vectors of MSI-X wait, from vector `8 * byte` on.
+    pub(crate) fn pending_bits(&self, byte: usize) -> u8 {
+        let vectors = self.vectors[MSIX].iter().skip(byte.saturating_mul(8)).take(8);
+        vectors.enumerate().fold(0, |bits, (i, vector)| bits | u8::from(vector.pending) << i)
     }
 
     /// The type that a device's interrupt goes to: what the client has given eventfds.
@@ -77,31 +88,44 @@ impl State {
 
 impl Irqs {
     pub(crate) fn resize(&self, counts: &IrqCounts) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         for (vectors, count) in state.vectors.iter_mut().zip(counts.0) {
             vectors.resize_with(count as usize, Vector::default);
         }
     }
 
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        f(&mut lock(&self.0))
+        f(&mut lock(&self.state))
+    }
+
+    /// From now on what is masked is kept.
+    pub(crate) fn keep_masked(&self) {
+        lock(&self.state).keeps = true;
+        self.keeps.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn keeps_masked(&self) -> bool {
+        self.keeps.load(Ordering::Acquire)
     }
 
     /// The client has gone, and its eventfds with it.
     pub(crate) fn clear(&self) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         for vector in state.vectors.iter_mut().flatten() {
             *vector = Vector::default();
         }
+        state.table = Table::default();
     }
 
     /// A reset: nothing is kept any more.
     pub(crate) fn forget(&self) {
-        lock(&self.0).vectors.iter_mut().flatten().for_each(|vector| vector.pending = false);
+        let mut state = lock(&self.state);
+        state.vectors.iter_mut().flatten().for_each(|vector| vector.pending = false);
+        state.table = Table::default();
     }
 
     fn trigger(&self, number: u32) -> Result<(), c_int> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let most = state.vectors.iter().map(Vec::len).max().unwrap_or(0);
         if number as usize >= most {
             return Err(EINVAL);
@@ -113,8 +137,8 @@ impl Irqs {
 
     /// Checks what SET_IRQS asks for, and does it, but for masks of which the program is told.
     pub(crate) fn set(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), c_int> {
-        let index = irq_type(request.index as c_int)?;
-        let mut state = lock(&self.0);
+        let index = irq_type(c_int::try_from(request.index).map_err(|_| EINVAL)?)?;
+        let mut state = lock(&self.state);
         let count = state.vectors[index].len();
         let (start, end) =
             (request.start as usize, request.start as usize + request.count as usize);
@@ -157,12 +181,28 @@ impl Irqs {
 }
 
 impl Context {
+    /// Raises an interrupt, but not before the data that it announces is written: DMA that nobody
+    /// waits for may still be under way.
+    fn after_writes(
+        &self,
+        raise: impl Fn(&Irqs) -> Result<(), c_int> + Send + 'static,
+    ) -> Result<(), c_int> {
+        if !self.moves.load(Ordering::Acquire) {
+            return raise(&self.irqs);
+        }
+        let irqs = self.irqs.clone();
+        self.station().after_writes(move || {
+            let _no_longer_there = raise(&irqs);
+        });
+        Ok(())
+    }
+
     pub(crate) fn set_irqs(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), c_int> {
         self.irqs.set(request, fds)?;
         if request.action == IrqAction::Trigger {
             return Ok(());
         }
-        let callback = self.setup().irq_state[irq_type(request.index as c_int)?];
+        let callback = self.setup().irq_state.get(request.index as usize).copied().flatten();
         if let Some(callback) = callback {
             let masked = request.action == IrqAction::Mask;
             self.station().handle(|| {
@@ -180,7 +220,10 @@ impl Context {
 /// As the header says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfu_irq_trigger(ctx: *mut Ctx, vector: u32) -> c_int {
-    entry(-1, || context!(ctx).irqs.trigger(vector).map(|()| 0))
+    entry(-1, || {
+        let ctx = context!(ctx);
+        ctx.after_writes(move |irqs| irqs.trigger(vector)).map(|()| 0)
+    })
 }
 
 /// Raises a vector of any type.
@@ -192,6 +235,7 @@ pub unsafe extern "C" fn vfu_rs_irq_raise(ctx: *mut Ctx, index: c_int, vector: u
     entry(-1, || {
         let ctx = context!(ctx);
         let index = irq_type(index)?;
-        ctx.irqs.with(|state| state.raise(index, vector as usize)).map(|()| 0)
+        ctx.after_writes(move |irqs| irqs.with(|state| state.raise(index, vector as usize)))
+            .map(|()| 0)
     })
 }

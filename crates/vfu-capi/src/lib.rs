@@ -9,7 +9,7 @@
 //! | `ctx`, `create`, `setup`, `realize` | a context, and what the program says of its device |
 //! | `attach`, `run`, `execute` | clients, their commands, and the end of a connection |
 //! | `access`, `config`, `caps`, `info` | regions, configuration space among them |
-//! | `memory`, `sgl`, `dirty` | the client's memory |
+//! | `memory`, `sgl`, `moving`, `dirty` | the client's memory |
 //! | `irq`, `msix` | interrupts |
 //! | `feature` | migration |
 //! | `extend` | what the C library does not have |
@@ -28,12 +28,14 @@ mod ctx;
 mod dirty;
 mod errno;
 mod execute;
+mod extend;
 mod feature;
 mod info;
 mod irq;
 mod listen;
 mod log;
 mod memory;
+mod moving;
 mod msix;
 mod old;
 mod realize;

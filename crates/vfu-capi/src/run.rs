@@ -39,13 +39,18 @@ pub unsafe extern "C" fn vfu_run_ctx(ctx: *mut Ctx) -> c_int {
             // In a callback: commands go on when it has returned.
             return Err(EDEADLK);
         }
-        if !ctx.has(FLAG_ATTACH_NB) {
+        let result = if ctx.has(FLAG_ATTACH_NB) {
+            // Another thread executes commands just now, these too.
+            let Ok(_running) = ctx.run.try_lock() else { return Ok(0) };
+            let result = ctx.run_once();
+            ctx.tell_completed_now();
+            result
+        } else {
             let _running = lock(&ctx.run);
-            return ctx.run_until_error();
-        }
-        // Another thread executes commands just now, these too.
-        let Ok(_running) = ctx.run.try_lock() else { return Ok(0) };
-        ctx.run_once()
+            ctx.run_until_error()
+        };
+        ctx.tell_completed();
+        result
     });
     if result >= 0 && errno::get() == 0 {
         errno::set(before);
@@ -124,6 +129,7 @@ impl Context {
                 Ok(Wait::Signal) => return Err(EINTR),
                 Err(_) => {}
             }
+            self.tell_completed_now();
             self.end_if_closed(&session)?;
         }
     }
@@ -215,6 +221,7 @@ impl Context {
         self.unmap_all();
         let _ignored = self.reset(RESET_LOST_CONN);
         self.irqs.clear();
+        self.tell_completed_now();
         // The program may ask who it was until now.
         self.set_session(None);
     }

@@ -81,7 +81,7 @@ fn entry_of(region: View<'_>, at: u64, left: u64, prot: c_int) -> Result<Sg, c_i
 ///
 /// # Safety
 /// `sgl` is null, or holds `count` entries.
-unsafe fn entries<'a>(sgl: *mut Sg, count: usize) -> Result<&'a [Sg], c_int> {
+pub(crate) unsafe fn entries<'a>(sgl: *mut Sg, count: usize) -> Result<&'a [Sg], c_int> {
     if count == 0 {
         return Ok(&[]);
     }
@@ -95,7 +95,11 @@ unsafe fn entries<'a>(sgl: *mut Sg, count: usize) -> Result<&'a [Sg], c_int> {
 impl Context {
     /// Shows the mapping that an entry is of, if it is still there.
     #[inline]
-    fn with_region<T>(&self, sg: &Sg, f: impl FnOnce(View<'_>) -> T) -> Result<T, c_int> {
+    pub(crate) fn with_region<T>(
+        &self,
+        sg: &Sg,
+        f: impl FnOnce(View<'_>) -> T,
+    ) -> Result<T, c_int> {
         let found = self.station().look(sg.address, |region| {
             let end = sg.offset.checked_add(sg.len);
             let same = region.serial() == sg.region && region.address() == sg.address;
@@ -268,10 +272,14 @@ impl Context {
             let result = transfer(Some(&serving));
             // What was read ahead is not announced by the socket any more.
             self.execute_queued();
+            self.tell_completed_now();
             result
         } else {
             transfer(None)
         };
+        if !self.station().is_inside() {
+            self.tell_completed();
+        }
         result.map(|()| 0).map_err(|error| match error {
             DmaError::Malformed(_) => EINVAL, // as in the C library
             error => error.errno().raw(),

@@ -2,11 +2,13 @@
 
 mod bench;
 mod completions;
+mod connect;
 mod demo;
 mod describe;
 mod exit;
 mod fd;
 mod log;
+mod migrate;
 mod probe;
 mod serve;
 
@@ -22,9 +24,9 @@ PCI devices as ordinary programs, over the vfio-user protocol.
 
 `vfu serve` is a device at a UNIX socket. A virtual machine monitor such as QEMU, or any other \
 vfio-user client, connects to it and has a PCI device. `vfu probe` shows what is behind such a \
-socket, `vfu describe` what a device of ours is made of. `vfu demo` serves devices itself, drives \
-them, and says what works; `vfu demo crossing` has both ends speak at once. `vfu bench` measures \
-what things cost.";
+socket, `vfu describe` what a device of ours is made of. `vfu migrate` moves a device with its \
+state from one server to another. `vfu demo` serves devices itself, drives them, and says what \
+works; `vfu demo crossing` has both ends speak at once. `vfu bench` measures what things cost.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes:
@@ -54,6 +56,7 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Probe(probe::Args),
+    Migrate(migrate::Args),
     Describe(describe::Args),
     Demo(demo::Args),
     Bench(bench::Args),
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Probe(args) => probe::run(args),
+        Command::Migrate(args) => migrate::run(args),
         Command::Describe(args) => describe::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),

@@ -5,8 +5,8 @@
 
 mod capabilities;
 mod collect;
-mod connect;
 mod dump;
+mod extended;
 mod header;
 mod human;
 mod names;
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::connect::{self, Timeout, parse_timeout, parse_wait};
 use crate::exit::Exit;
 use report::Report;
 
@@ -63,27 +64,6 @@ pub(crate) struct Args {
     /// How long the server may take for each answer, in seconds; 0: for ever
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_timeout)]
     timeout: Timeout,
-}
-
-/// `None`: for ever. A type of its own, since an `Option` is an optional argument to clap.
-#[derive(Clone, Copy, Debug)]
-struct Timeout(Option<Duration>);
-
-fn parse_timeout(text: &str) -> Result<Timeout, String> {
-    match text.parse::<f64>() {
-        Ok(0.0) => Ok(Timeout(None)),
-        Ok(seconds) if (0.001..=86400.0).contains(&seconds) => {
-            Ok(Timeout(Some(Duration::from_secs_f64(seconds))))
-        }
-        _ => Err("a number of seconds from 0.001 to 86400, or 0".into()),
-    }
-}
-
-fn parse_wait(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=86400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("a number of seconds from 0 to 86400".into()),
-    }
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {

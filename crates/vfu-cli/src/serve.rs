@@ -15,8 +15,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use tracing::info;
+use vfu::Limits;
 use vfu::server::{Bound, BuildError, Stopper};
-use vfu::{Limits, Server};
 use vfu_devices::{Model, Options};
 
 use crate::exit::Exit;
@@ -43,9 +43,15 @@ Examples:
 
     vfu serve idio16 --fd 3
 
+  A device that takes over the state of another one, while that is in use:
+
+    vfu serve edu --socket-path /tmp/a & vfu serve edu --socket-path /tmp/b --incoming &
+    vfu migrate /tmp/a /tmp/b
+
 When the device can be connected to, a line `listening on ...` is printed to standard error. It
-serves one client at a time, and the next one after that. SIGTERM and SIGINT end it and remove the
-socket; a second signal ends it at once.";
+serves one client at a time, and the next one after that, which finds the device as it was left
+unless it resets it. SIGTERM and SIGINT end it and remove the socket; a second signal ends it at
+once.";
 
 /// Serve a device to vfio-user clients, one after the other
 #[derive(Debug, clap::Args)]
@@ -72,6 +78,15 @@ pub(crate) struct Args {
     /// One that listens, or one that is connected to a client; then the command ends with it.
     #[arg(long, value_name = "N", group = "where", value_parser = clap::value_parser!(i32).range(0..))]
     fd: Option<RawFd>,
+
+    /// Wait for the state of another device before it runs: the destination of `vfu migrate`
+    ///
+    /// The device starts in the migration state RESUMING. Until a state has been loaded and started,
+    /// configuration space answers, but BARs read all ones and ignore writes, and there is no DMA and
+    /// no interrupt. A client that leaves before that leaves the device waiting; DEVICE_RESET makes
+    /// it a fresh device that runs.
+    #[arg(long)]
+    incoming: bool,
 
     /// Send DMA messages on the main socket, though the client offers a second one for them
     #[arg(long)]
@@ -136,7 +151,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     stop_by(signals, server.stopper())?;
     let (vendor, device) = model.ids();
     // Whoever started us may have closed our standard error; that is no reason to end.
-    let _ = writeln!(stderr(), "listening on {place} ({model} {vendor:04x}:{device:04x})");
+    let waits = if args.incoming { ", waiting for a state" } else { "" };
+    let _ = writeln!(stderr(), "listening on {place} ({model} {vendor:04x}:{device:04x}){waits}");
     server.run()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -154,7 +170,8 @@ fn list() -> anyhow::Result<ExitCode> {
 /// Gets the socket, and says where it is.
 fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
     let limits = Limits { reply_timeout: args.timeout.0, ..Limits::default() };
-    let builder = Server::builder(model.pci()).limits(limits).twin_socket(!args.no_twin);
+    let builder =
+        model.builder()?.limits(limits).twin_socket(!args.no_twin).incoming(args.incoming);
     let builder = match &args.rom {
         Some(file) => builder.rom(read_rom(file)?),
         None => builder,

@@ -9,11 +9,13 @@ use std::thread;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use serde_json::{Value, json};
 use vfu::Server;
-use vfu::pci::ConfigSpace;
+use vfu::pci::{Ats, Bar, ConfigSpace, Pasid, Pci, Pm, RawCapability, Sriov};
 use vfu::server::Shareable;
 use vfu::wire::{Command as Wire, Errno, RegionReadRequest};
 use vfu_devices::{edu, idio16};
-use vfu_testkit::{Call, RawListener, RawPeer, TestDevice, TestServer, serve_in_process};
+use vfu_testkit::{
+    Call, CallLog, RawListener, RawPeer, TestDevice, TestServer, Vmm, serve_in_process,
+};
 
 /// Long enough for any machine: nothing here waits for it.
 const PATIENT: &str = "--timeout=60";
@@ -131,7 +133,13 @@ fn json_has_the_values() {
     assert_eq!(report["session"]["server"]["pgsizes"], 4096);
     assert_eq!(
         report["device"],
-        json!({"pci": true, "reset": true, "num_regions": 9, "num_irqs": 5})
+        json!({
+            "pci": true,
+            "reset": true,
+            "resets": ["device"],
+            "num_regions": 9,
+            "num_irqs": 5
+        })
     );
     let names: Vec<_> = report["regions"].as_array().unwrap().iter().map(|r| &r["name"]).collect();
     let all = ["BAR0", "BAR1", "BAR2", "BAR3", "BAR4", "BAR5", "ROM", "config", "VGA"];
@@ -343,4 +351,73 @@ fn wrong_arguments_are_usage_errors() {
         let output = probe(Path::new("none"), args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
+}
+
+const MIB: u64 = 1 << 20;
+
+/// A device with every capability that has something to say.
+fn with_everything() -> Pci {
+    Pci::endpoint(0x1234, 1)
+        .bar(0, Bar::mem32(TestDevice::BAR0_SIZE))
+        .bar(2, Bar::mem64(64 * MIB).prefetchable())
+        .pm_with(Pm { d1: true, pme_support: 0b01011, no_soft_reset: false, ..Pm::default() })
+        .pcie_endpoint()
+        .aer()
+        .serial_number(0x0011_22ff_fe33_4455)
+        .resizable_bar(2, [64 * MIB, 8192 * MIB])
+        .ats(Ats { invalidate_queue: 16, page_aligned: true, global_invalidate: false })
+        .pasid(Pasid { width: 20, execute: true, privileged: true })
+        .sriov(Sriov::new(8, 0x11e9).routing(8, 1).bar(0, Bar::mem64(16 << 10)))
+        .vendor_extended(0xcafe, 2, RawCapability::new([0; 8]))
+}
+
+#[test]
+fn every_capability_is_decoded_in_both_forms() {
+    let device = |handle| TestDevice::new(handle, CallLog::default());
+    let served = serve_in_process(Server::builder(with_everything()), device).unwrap();
+    let vmm = Vmm::connect(served.path()).unwrap();
+    vmm.config_write16(0x44, 3).unwrap();
+    drop(vmm);
+    let text = good(probe(served.path(), &[PATIENT]));
+    shows(
+        &text,
+        &[
+            "resets             device, D3hot to D0, function level reset",
+            "version 3, in D3hot, soft reset, also D1, PME# from D0 D1 D3hot",
+            "Advanced Error Reporting [0x0001] version 2, no errors",
+            "version 1, 00-11-22-ff-fe-33-44-55",
+            "version 1, BAR2 64 MiB of 64 MiB 8 GiB",
+            "version 1, queue of 16, disabled",
+            "version 1, 20 bits, disabled",
+            "version 1, 0 of 8 virtual functions 11e9, disabled",
+            "version 1, cafe revision 2, 16 bytes",
+        ],
+    );
+    let report: Value =
+        serde_json::from_str(&good(probe(served.path(), &["--json", PATIENT]))).unwrap();
+    assert_eq!(report["device"]["resets"], json!(["device", "d3hot_to_d0", "flr"]));
+    let pm = &report["config"]["capabilities"][0];
+    assert_eq!((&pm["state"], &pm["states"]), (&3.into(), &json!(["D1"])));
+    assert_eq!(pm["pme"], json!(["D0", "D1", "D3hot"]));
+    let kinds: Vec<_> = report["config"]["extended_capabilities"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|extended| extended["kind"].as_str().unwrap())
+        .collect();
+    let all =
+        ["advanced_errors", "serial_number", "ats", "pasid", "sriov", "vendor", "resizable_bars"];
+    for kind in all {
+        assert!(kinds.contains(&kind), "no {kind} in {kinds:?}");
+    }
+    let find = |kind: &str| {
+        let at = kinds.iter().position(|known| *known == kind).unwrap();
+        &report["config"]["extended_capabilities"][at]
+    };
+    assert_eq!(find("serial_number")["serial"], 0x0011_22ff_fe33_4455_u64);
+    let bars = json!([{"index": 2, "size": 64 * MIB, "sizes": [64 * MIB, 8192 * MIB]}]);
+    assert_eq!(find("resizable_bars")["bars"], bars);
+    assert_eq!(find("advanced_errors")["uncorrectable"], json!([]));
+    assert_eq!(find("advanced_errors")["uncorrectable_masked"], json!(["internal"]));
+    assert_eq!(find("sriov")["total_vfs"], 8);
 }

@@ -155,3 +155,68 @@ fn room_grows_with_what_came() {
     assert!(framer.pop().unwrap().is_none());
     assert!(framer.space().len() <= 64 << 10);
 }
+
+/// A refused message is left out by the length that it claims, however it comes, and its descriptors
+/// with it; what follows is in step.
+#[test]
+fn refused_messages_are_skipped() {
+    for step in [1, 7, 16, 17, 64, 4096, 100_000] {
+        let mut framer = Framer::<u32>::new(256);
+        let mut stream = message(1, 40);
+        stream.extend(message(2, 5000));
+        stream.extend(message(3, 8));
+        let mut header = Header::command(4, Command::RegionWrite, 0);
+        header.size = 3;
+        stream.extend(header.emit());
+        stream.extend(message(5, 9));
+        let (mut got, mut refused) = (Vec::new(), Vec::new());
+        let mut rest = &stream[..];
+        while !rest.is_empty() {
+            let space = framer.space();
+            let n = space.len().min(rest.len()).min(step);
+            space[..n].copy_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            // A descriptor comes with each receive.
+            framer.received(n, [9]);
+            loop {
+                match framer.pop() {
+                    Ok(Some(message)) => got.push((message.header().id, message.fds.len())),
+                    Ok(None) => break,
+                    Err(e) => {
+                        refused.push(e.header().id);
+                        framer.skip_refused();
+                    }
+                }
+            }
+        }
+        assert_eq!(got.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 3, 5], "steps of {step}");
+        assert_eq!(refused, [2, 4], "steps of {step}");
+        assert!(!framer.is_mid_message());
+        if step == 1 {
+            let own = [(1, 56), (3, 24), (5, 25)];
+            assert_eq!(got, own, "each has the descriptors of its own bytes");
+        }
+    }
+}
+
+/// Who receives no more than what is missing reads nothing ahead.
+#[test]
+fn what_is_missing_is_the_rest_of_one_message() {
+    let mut framer = Framer::<u32>::new(1 << 20);
+    let mut stream = message(1, 10);
+    stream.extend(message(2, 100_000));
+    stream.extend(message(3, 0));
+    let (mut rest, mut ids) = (&stream[..], Vec::new());
+    while !rest.is_empty() {
+        assert!(framer.missing() > 0);
+        let n = framer.missing().min(framer.space().len());
+        framer.space()[..n].copy_from_slice(&rest[..n]);
+        rest = &rest[n..];
+        framer.received(n, []);
+        if let Some(message) = framer.pop().unwrap() {
+            ids.push(message.header().id);
+            assert!(!framer.is_mid_message(), "nothing of the next one is here");
+        }
+    }
+    assert_eq!(ids, [1, 2, 3]);
+}

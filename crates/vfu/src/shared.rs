@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     /// The client has stopped the device, to move it.
     stopped: AtomicBool,
     reentry: OnceLock<Arc<dyn Reenter>>,
-    handler_timeout: Option<Duration>,
+    handler_timeout: RwLock<Option<Duration>>,
     live: RwLock<Option<Arc<Live>>>,
     pub(crate) regions: Arc<Regions>,
 }
@@ -111,7 +111,7 @@ impl Shared {
             gate: AtomicU8::new(Gate::Open as u8),
             stopped: AtomicBool::new(false),
             reentry: OnceLock::new(),
-            handler_timeout,
+            handler_timeout: RwLock::new(handler_timeout),
             live: RwLock::new(None),
             regions,
         };
@@ -221,6 +221,11 @@ impl Shared {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// How long all DMA of a handler may take.
+    pub(crate) fn set_handler_timeout(&self, timeout: Option<Duration>) {
+        *self.handler_timeout.write().unwrap_or_else(PoisonError::into_inner) = timeout;
+    }
+
     /// Lets handlers be called while one waits.
     pub(crate) fn set_reentry(&self, reentry: Arc<dyn Reenter>) {
         let _already_set = self.reentry.set(reentry);
@@ -230,7 +235,8 @@ impl Shared {
     pub(crate) fn asker(&self) -> Asker<'_> {
         match context::inside(self) {
             Some(Inside::Handler) => {
-                Asker::handler(self.handler_timeout, self.reentry.get().map(|r| &**r))
+                let timeout = *self.handler_timeout.read().unwrap_or_else(PoisonError::into_inner);
+                Asker::handler(timeout, self.reentry.get().map(|r| &**r))
             }
             Some(Inside::Callback) | None => Asker::elsewhere(),
         }

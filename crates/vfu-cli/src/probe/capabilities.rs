@@ -2,6 +2,7 @@
 
 use vfu::pci::regs;
 
+use super::extended;
 use super::header::Space;
 use super::report::{Capability, Detail, Extended, Place};
 use vfu::pci::names;
@@ -54,7 +55,8 @@ pub(super) fn extended(space: Space<'_>, problems: &mut Vec<String>) -> Vec<Exte
         }
         let (id, offset) = (header as u16, at as u16);
         let version = (header >> 16) as u8 & 0xf;
-        found.push(Extended { offset, id, version, name: names::extended_capability(id) });
+        let (name, detail) = (names::extended_capability(id), extended::detail(space, at, id));
+        found.push(Extended { offset, id, version, name, detail });
         let next = (header >> 20) as usize & 0xffc;
         if next == 0 {
             break;
@@ -73,8 +75,15 @@ fn detail(space: Space<'_>, at: usize, id: u8) -> Detail {
     match id {
         regs::CAP_PM => {
             let control = space.u16(at + regs::PM_CONTROL);
+            let capabilities = space.u16(at + regs::PM_CAPABILITIES);
+            let named = |first: u16, names: &[&'static str]| {
+                let set = (first..).zip(names).filter(|(bit, _)| capabilities & 1 << bit != 0);
+                set.map(|(_, name)| *name).collect()
+            };
             Detail::PowerManagement {
-                version: space.u8(at + regs::PM_CAPABILITIES) & 0b111,
+                version: capabilities as u8 & 0b111,
+                states: named(9, &["D1", "D2"]),
+                pme: named(11, &["D0", "D1", "D2", "D3hot", "D3cold"]),
                 state: control as u8 & 0b11,
                 no_soft_reset: control & 1 << 3 != 0,
             }

@@ -8,7 +8,9 @@ use vfu::wire::{DeviceFlags, IrqFlags};
 
 use super::header;
 use super::names;
-use super::report::{Area, Device, FORMAT, Interrupt, Mmap, Region, Report, Session};
+use super::report::{
+    Area, Config, Detail, Device, FORMAT, Interrupt, Mmap, Region, Report, Session,
+};
 
 /// VFIO's number of configuration space.
 const CONFIG: u32 = 7;
@@ -61,6 +63,7 @@ pub(super) fn collect(path: &Path, client: &Client) -> Result<Report, ClientErro
         device: Device {
             pci: info.flags.contains(DeviceFlags::PCI),
             reset: info.flags.contains(DeviceFlags::RESET),
+            resets: resets(info.flags.contains(DeviceFlags::RESET), config.as_ref()),
             num_regions: info.num_regions,
             num_irqs: info.num_irqs,
         },
@@ -69,6 +72,22 @@ pub(super) fn collect(path: &Path, client: &Client) -> Result<Report, ClientErro
         config,
         problems,
     })
+}
+
+/// All the ways to reset the device.
+fn resets(device: bool, config: Option<&Config>) -> Vec<&'static str> {
+    let mut ways = Vec::new();
+    if device {
+        ways.push("device");
+    }
+    for capability in config.iter().flat_map(|config| &config.capabilities) {
+        match capability.detail {
+            Detail::Express { flr: true, .. } => ways.push("flr"),
+            Detail::PowerManagement { no_soft_reset: false, .. } => ways.push("d3hot_to_d0"),
+            _ => {}
+        }
+    }
+    ways
 }
 
 /// What the server refuses is noted, and the probe goes on. Any other error ends it.

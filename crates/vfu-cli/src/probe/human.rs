@@ -68,8 +68,14 @@ fn write_session(to: &mut String, report: &Report) -> fmt::Result {
     }
     let device = &report.device;
     let kind = if device.pci { "PCI" } else { "not PCI" };
-    let reset = if device.reset { "can be reset" } else { "no reset" };
-    line("device", &format_args!("{kind}, {reset}"))
+    line("device", &kind)?;
+    let name = |way: &&'static str| match *way {
+        "flr" => "function level reset",
+        "d3hot_to_d0" => "D3hot to D0",
+        other => other,
+    };
+    let ways: Vec<_> = device.resets.iter().map(name).collect();
+    line("resets", &if ways.is_empty() { "none".to_string() } else { ways.join(", ") })
 }
 
 fn write_regions(to: &mut String, regions: &[Region]) -> fmt::Result {
@@ -139,7 +145,8 @@ fn write_config(to: &mut String, config: &Config) -> fmt::Result {
     }
     for extended in &config.extended_capabilities {
         let (id, version) = (extended.id, extended.version);
-        let value = format!("{} [{id:#06x}] version {version}", extended.name);
+        let (name, detail) = (extended.name, &extended.detail);
+        let value = format!("{name} [{id:#06x}] version {version}{detail}");
         line(&format!("extended {:#05x}", extended.offset), &value)?;
     }
     Ok(())
@@ -166,9 +173,21 @@ impl Display for Capability {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} [{:#04x}]", self.name, self.id)?;
         match &self.detail {
-            Detail::PowerManagement { version, state, no_soft_reset } => {
-                let reset = if *no_soft_reset { ", no soft reset" } else { "" };
-                write!(f, " version {version}, in D{state}{reset}")
+            Detail::PowerManagement { version, state, no_soft_reset, states, pme } => {
+                let state = match state {
+                    0 => "D0",
+                    1 => "D1",
+                    2 => "D2",
+                    _ => "D3hot",
+                };
+                let reset = if *no_soft_reset { ", no soft reset" } else { ", soft reset" };
+                write!(f, " version {version}, in {state}{reset}")?;
+                for (what, states) in [("also", states), ("PME# from", pme)] {
+                    if !states.is_empty() {
+                        write!(f, ", {what} {}", states.join(" "))?;
+                    }
+                }
+                Ok(())
             }
             Detail::Msi { enabled, vectors, vectors_enabled, address_64, maskable } => {
                 let width = if *address_64 { "64-bit" } else { "32-bit" };
@@ -200,7 +219,7 @@ fn words(flags: &[&str]) -> String {
 }
 
 /// A number of bytes, in the largest unit that divides it.
-struct Size(u64);
+pub(super) struct Size(pub(super) u64);
 
 impl Display for Size {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -8,6 +8,8 @@
 use serde::Serialize;
 use vfu::wire::Capabilities;
 
+use super::extended::ExtendedDetail;
+
 /// The number of this format.
 pub(super) const FORMAT: u32 = 1;
 
@@ -50,6 +52,8 @@ pub(super) struct Device {
     pub(super) pci: bool,
     /// DEVICE_RESET is supported.
     pub(super) reset: bool,
+    /// All the ways to reset it: of `device` (DEVICE_RESET), `flr`, `d3hot_to_d0`.
+    pub(super) resets: Vec<&'static str>,
     pub(super) num_regions: u32,
     pub(super) num_irqs: u32,
 }
@@ -194,6 +198,10 @@ pub(super) enum Detail {
         /// 0 to 3: D0 to D3hot.
         state: u8,
         no_soft_reset: bool,
+        /// The states besides D0 and D3hot: of `D1`, `D2`.
+        states: Vec<&'static str>,
+        /// From which states it can assert PME#: of `D0`, `D1`, `D2`, `D3hot`, `D3cold`.
+        pme: Vec<&'static str>,
     },
     Msi {
         enabled: bool,
@@ -241,6 +249,8 @@ pub(super) struct Extended {
     pub(super) version: u8,
     /// `unknown` if it has no name here.
     pub(super) name: &'static str,
+    #[serde(flatten)]
+    pub(super) detail: ExtendedDetail,
 }
 
 fn as_hex<S: serde::Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {

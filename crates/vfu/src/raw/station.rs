@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use vfu_proto::session::Limits;
 use vfu_proto::wire::{DmaMap, Errno};
@@ -31,6 +32,11 @@ impl Station {
         let regions = Regions::new(&config, Asked::default()).expect("nothing was asked for");
         let (timeout, regions) = (limits.handler_timeout, Arc::new(regions));
         Station { shared: Arc::new(Shared::new(config, irqs, false, timeout, regions)) }
+    }
+
+    /// How long all DMA by message of a handler may take; `None`: for ever.
+    pub fn set_handler_timeout(&self, timeout: Option<Duration>) {
+        self.shared.set_handler_timeout(timeout);
     }
 
     /// Runs `f` as a handler of an access: it may wait for DMA.

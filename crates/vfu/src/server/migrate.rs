@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 use std::task::{Wake, Waker};
 
-use tracing::{debug, info};
+use tracing::{debug, warn};
 use vfu_proto::wire::{
     Command, DeviceState, Errno, Feature, FeatureOp, FeatureReply, FeatureRequest, FeatureResult,
     MigDataReadReply, MigDataReadRequest, MigDataWriteRequest, MigrationFlags,
@@ -265,7 +265,7 @@ impl Executor {
             Hop::Load => {
                 let bytes = moving.machine.take_loaded();
                 self.load(device, &bytes).map_err(|e| {
-                    info!(%e, "a saved state was refused");
+                    warn!(%e, "a saved state was refused");
                     moving.machine.fail();
                     Errno::EINVAL
                 })

@@ -69,7 +69,7 @@ pub struct MigrateError {
     pub step: MigrateStep,
     /// The end that failed; `None`: a hook.
     pub side: Option<Side>,
-    /// Whether the source goes on as if nothing had been.
+    /// Whether the source goes on as if nothing had been; or stays as it was, if it did not run.
     pub source_goes_on: Result<(), ClientError>,
     cause: AnyError,
 }
@@ -82,6 +82,7 @@ impl fmt::Display for MigrateError {
             None => write!(f, "{step} failed in the VMM")?,
         }
         match &self.source_goes_on {
+            Ok(()) if step == MigrateStep::Check => f.write_str("; nothing was changed"),
             Ok(()) => f.write_str("; the device goes on at the source"),
             Err(e) => write!(f, "; the device does not go on at the source, either ({e})"),
         }

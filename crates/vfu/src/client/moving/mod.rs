@@ -264,6 +264,11 @@ impl Run<'_> {
                 let why = "it has no state itself: it waits for one";
                 return Err(Failure::new(Side::Source, why));
             }
+            DeviceState::Stop => {
+                let why = "it is stopped; perhaps it was moved before, then a reset makes a fresh \
+                           device of it";
+                return Err(Failure::new(Side::Source, why));
+            }
             other => {
                 let why = format!("it does not run: it is in the state {other:?}");
                 return Err(Failure::new(Side::Source, why));

@@ -13,9 +13,32 @@ use crate::exit::Exit;
 /// How often to look whether the server listens by now.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// `None`: for ever. A type of its own, since an `Option` is an optional argument to clap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeout(pub(crate) Option<Duration>);
+
+/// A time limit on the command line.
+pub(crate) fn parse_timeout(text: &str) -> Result<Timeout, String> {
+    match text.parse::<f64>() {
+        Ok(0.0) => Ok(Timeout(None)),
+        Ok(seconds) if (0.001..=86400.0).contains(&seconds) => {
+            Ok(Timeout(Some(Duration::from_secs_f64(seconds))))
+        }
+        _ => Err("a number of seconds from 0.001 to 86400, or 0".into()),
+    }
+}
+
+/// A time on the command line.
+pub(crate) fn parse_wait(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("a number of seconds from 0 to 86400".into()),
+    }
+}
+
 /// Begins a session with the server at `path`, which listens within `wait`. After that no step takes
 /// longer than `timeout`; `None` waits for ever.
-pub(super) fn open(
+pub(crate) fn open(
     path: &Path,
     wait: Duration,
     timeout: Option<Duration>,
@@ -41,7 +64,7 @@ pub(super) fn open(
 }
 
 /// The error of a session, with what can be done about it.
-pub(super) fn failed(path: &Path, e: ClientError) -> anyhow::Error {
+pub(crate) fn failed(path: &Path, e: ClientError) -> anyhow::Error {
     match e {
         // It names the path itself.
         ClientError::Connect(e @ (ConnectError::Denied(_) | ConnectError::TooLong { .. })) => {

@@ -1,0 +1,166 @@
+//! DMA that nobody waits for.
+
+use std::ffi::{c_int, c_void};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use vfu::raw::{Direct, Piece};
+
+use crate::ctx::{Context, context, lock};
+use crate::errno::{EINVAL, EPERM, entry};
+use crate::sgl::entries;
+use crate::types::{Ctx, Sg};
+
+/// `vfu_rs_dma_done_cb_t`.
+pub type DoneFn = unsafe extern "C" fn(*mut Ctx, *mut c_void, c_int);
+
+/// What the program wants to be told, once.
+struct Done {
+    function: DoneFn,
+    opaque: *mut c_void,
+}
+
+// SAFETY: the pointer is the program's, given back as it came and never followed.
+unsafe impl Send for Done {}
+
+/// What has ended, and how. Whoever reads the sockets puts it here; the program is told by the thread
+/// that executes commands.
+#[derive(Default)]
+pub(crate) struct Completed(Mutex<Vec<(Done, c_int)>>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Read,
+    Write,
+}
+
+impl Context {
+    /// Tells the program of what has ended, unless another thread does.
+    pub(crate) fn tell_completed(&self) {
+        if !self.moves.load(Ordering::Acquire) {
+            return;
+        }
+        // Who holds `run` comes here when he has let go of it.
+        while !lock(&self.completed.0).is_empty() {
+            let Ok(_running) = self.run.try_lock() else { return };
+            self.tell_completed_now();
+        }
+    }
+
+    /// The same, for the thread that executes commands.
+    pub(crate) fn tell_completed_now(&self) {
+        loop {
+            let ended = std::mem::take(&mut *lock(&self.completed.0));
+            if ended.is_empty() {
+                return;
+            }
+            for (done, error) in ended {
+                self.station().handle(|| {
+                    // SAFETY: the program's callback, called as the header says, once.
+                    unsafe { (done.function)(self.as_ptr(), done.opaque, error) };
+                });
+            }
+        }
+    }
+
+    /// Starts to move the memory of a list.
+    ///
+    /// # Safety
+    /// The list has `count` entries; `data` is theirs until `done` is called.
+    unsafe fn start(
+        &self,
+        way: Way,
+        (sgl, count): (*mut Sg, usize),
+        data: *mut c_void,
+        flags: c_int,
+        done: Option<DoneFn>,
+        opaque: *mut c_void,
+    ) -> Result<c_int, c_int> {
+        let direct = self.direct(flags)?;
+        let function = done.ok_or(EINVAL)?;
+        // SAFETY: the caller vouches for the list.
+        let sgl = unsafe { entries(sgl, count) }?;
+        let total = sgl.iter().try_fold(0u64, |sum, sg| sum.checked_add(sg.len)).ok_or(EINVAL)?;
+        if data.is_null() && total > 0 {
+            return Err(EINVAL);
+        }
+        let mut pieces = Vec::with_capacity(sgl.len());
+        let mut at = data.cast::<u8>();
+        for sg in sgl.iter().filter(|sg| sg.len > 0) {
+            self.with_region(sg, |_| ())?;
+            if way == Way::Write && !sg.writable {
+                return Err(EPERM);
+            }
+            let (address, len) = (sg.address + sg.offset, sg.len as usize);
+            pieces.push(if way == Way::Read {
+                // SAFETY: the program lends these bytes until it is told; nobody else touches them.
+                let to = unsafe { std::slice::from_raw_parts_mut(at, len) };
+                Piece::Read(address, to)
+            } else {
+                // SAFETY: as above, and the program does not change them.
+                let from = unsafe { std::slice::from_raw_parts(at, len) };
+                Piece::Write(address, from)
+            });
+            at = at.wrapping_add(len);
+        }
+        self.move_all(pieces, direct, Done { function, opaque });
+        Ok(0)
+    }
+
+    fn move_all(&self, pieces: Vec<Piece>, direct: Direct, done: Done) {
+        self.moves.store(true, Ordering::Release);
+        let completed = self.completed.clone();
+        let ended = Box::new(move |result: Result<(), vfu::DmaError>| {
+            let error = result.map_or_else(|e| e.errno().raw(), |()| 0);
+            lock(&completed.0).push((done, error));
+        });
+        self.station().move_all(pieces, direct, ended);
+        if self.station().is_inside() {
+            self.tell_completed_now();
+        } else {
+            self.tell_completed();
+        }
+    }
+}
+
+/// Starts to read the memory of a list.
+///
+/// # Safety
+/// As the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfu_rs_sgl_read_async(
+    ctx: *mut Ctx,
+    sgl: *mut Sg,
+    count: usize,
+    data: *mut c_void,
+    flags: c_int,
+    done: Option<DoneFn>,
+    opaque: *mut c_void,
+) -> c_int {
+    entry(-1, || {
+        let ctx = context!(ctx);
+        // SAFETY: the program vouches for the list and for the memory.
+        unsafe { ctx.start(Way::Read, (sgl, count), data, flags, done, opaque) }
+    })
+}
+
+/// Starts to write the memory of a list.
+///
+/// # Safety
+/// As the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfu_rs_sgl_write_async(
+    ctx: *mut Ctx,
+    sgl: *mut Sg,
+    count: usize,
+    data: *mut c_void,
+    flags: c_int,
+    done: Option<DoneFn>,
+    opaque: *mut c_void,
+) -> c_int {
+    entry(-1, || {
+        let ctx = context!(ctx);
+        // SAFETY: the program vouches for the list and for the memory.
+        unsafe { ctx.start(Way::Write, (sgl, count), data, flags, done, opaque) }
+    })
+}
