@@ -58,9 +58,11 @@ impl Device for Copier {
     fn reset(&mut self, kind: Reset) {
         self.engine.renew();
         let mut registers = self.registers.lock().unwrap();
-        registers.values.reset();
-        if kind == Reset::ConnectionLost {
-            registers.values.report_uncovered(); // what that driver wanted and did not get
+        if kind != Reset::ConnectionLost {
+            registers.values.reset();
+        } else if registers.is_busy() {
+            let lost = registers.asked();
+            registers.end(&lost, false); // its memory is gone; the rest stays
         }
     }
 
