@@ -15,8 +15,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use tracing::info;
+use vfu::Limits;
 use vfu::server::{Bound, BuildError, Stopper};
-use vfu::{Limits, Server};
 use vfu_devices::{Model, Options};
 
 use crate::exit::Exit;
@@ -170,10 +170,8 @@ fn list() -> anyhow::Result<ExitCode> {
 /// Gets the socket, and says where it is.
 fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
     let limits = Limits { reply_timeout: args.timeout.0, ..Limits::default() };
-    let builder = Server::builder(model.pci())
-        .limits(limits)
-        .twin_socket(!args.no_twin)
-        .incoming(args.incoming);
+    let builder =
+        model.builder()?.limits(limits).twin_socket(!args.no_twin).incoming(args.incoming);
     let builder = match &args.rom {
         Some(file) => builder.rom(read_rom(file)?),
         None => builder,

@@ -4,14 +4,16 @@ use std::fmt;
 use std::str::FromStr;
 
 use vfu::regmap::RegisterMap;
-use vfu::server::{Bound, ServeError, Stopper};
+use vfu::server::{Bound, Builder, ServeError, Stopper};
 use vfu::{Device, Handle, Pci, Reentrant, Server};
 
-use crate::{DmaTest, Edu, Idio16, dmatest, edu, idio16};
+use crate::{BarTest, DmaTest, Edu, Idio16, bartest, dmatest, edu, idio16};
 
 /// A device that this crate can make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Model {
+    /// Every way in which a driver reaches a BAR; see [`bartest`](crate::bartest).
+    BarTest,
     /// A device that does nothing but DMA; see [`dmatest`](crate::dmatest).
     DmaTest,
     /// The teaching device of QEMU; see [`edu`](crate::edu).
@@ -36,11 +38,12 @@ impl Default for Options {
 
 impl Model {
     /// All of them, in alphabetical order.
-    pub const ALL: [Model; 3] = [Model::DmaTest, Model::Edu, Model::Idio16];
+    pub const ALL: [Model; 4] = [Model::BarTest, Model::DmaTest, Model::Edu, Model::Idio16];
 
     /// The name, as a user types it.
     pub fn name(self) -> &'static str {
         match self {
+            Model::BarTest => "bartest",
             Model::DmaTest => "dmatest",
             Model::Edu => "edu",
             Model::Idio16 => "idio16",
@@ -50,6 +53,9 @@ impl Model {
     /// What it is, in one line.
     pub fn description(self) -> &'static str {
         match self {
+            Model::BarTest => {
+                "a BAR of 8 GiB with memory and every kind of doorbell: for testing clients"
+            }
             Model::DmaTest => "DMA on a thread, or inside a handler: for testing clients",
             Model::Edu => "QEMU's teaching device: registers, factorial, DMA, INTx and MSI",
             Model::Idio16 => "ACCES PCI-IDIO-16: 16 outputs wired to 16 inputs, change interrupts",
@@ -59,6 +65,7 @@ impl Model {
     /// Vendor and device id.
     pub fn ids(self) -> (u16, u16) {
         match self {
+            Model::BarTest => (bartest::VENDOR, bartest::DEVICE),
             Model::DmaTest => (dmatest::VENDOR, dmatest::DEVICE),
             Model::Edu => (edu::VENDOR, edu::DEVICE),
             Model::Idio16 => (idio16::VENDOR, idio16::DEVICE),
@@ -68,9 +75,21 @@ impl Model {
     /// Its configuration space.
     pub fn pci(self) -> Pci {
         match self {
+            Model::BarTest => bartest::pci(),
             Model::DmaTest => dmatest::pci(),
             Model::Edu => edu::pci(),
             Model::Idio16 => idio16::pci(),
+        }
+    }
+
+    /// The server that it wants: its configuration space, and what a client may map of it.
+    ///
+    /// # Errors
+    /// The system has no memory or no descriptor left.
+    pub fn builder(self) -> std::io::Result<Builder> {
+        match self {
+            Model::BarTest => bartest::builder(),
+            other => Ok(Server::builder(other.pci())),
         }
     }
 
@@ -87,6 +106,7 @@ impl Model {
     /// [`serve`](Self::serve) can do better for some.
     pub fn device(self, handle: Handle, options: &Options) -> Box<dyn Device + Send> {
         match self {
+            Model::BarTest => Box::new(BarTest::new(handle)),
             Model::DmaTest => Box::new(DmaTest::new(handle)),
             Model::Edu => Box::new(Edu::new(handle).dma_mask(options.dma_mask)),
             Model::Idio16 => Box::new(Idio16::new(handle)),
@@ -102,7 +122,7 @@ impl Model {
     pub fn serve(self, bound: Bound, options: &Options) -> Result<ModelServer, ServeError> {
         Ok(ModelServer(match self {
             Model::DmaTest => Kind::DmaTest(bound.serve_shared(DmaTest::new)?),
-            Model::Edu | Model::Idio16 => {
+            Model::BarTest | Model::Edu | Model::Idio16 => {
                 Kind::OneAtATime(bound.serve(|handle| self.device(handle, options))?)
             }
         }))
@@ -186,7 +206,10 @@ mod tests {
             assert!(!model.description().contains('\n'));
         }
         let error = "edo".parse::<Model>().unwrap_err();
-        assert_eq!(error.to_string(), "there is no device 'edo'; there are: dmatest edu idio16");
+        assert_eq!(
+            error.to_string(),
+            "there is no device 'edo'; there are: bartest dmatest edu idio16"
+        );
     }
 
     #[test]
@@ -198,7 +221,7 @@ mod tests {
             let (vendor, device) = model.ids();
             assert_eq!(ids[..2], vendor.to_le_bytes());
             assert_eq!(ids[2..], device.to_le_bytes());
-            assert!(space.interrupt_pin().is_some());
+            assert_eq!(space.interrupt_pin().is_some(), model != Model::BarTest);
         }
     }
 }

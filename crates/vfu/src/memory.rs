@@ -143,7 +143,6 @@ impl SharedMemory {
     }
 
     /// Tells `watcher` of writes by message, until it is dropped.
-    #[allow(dead_code)]
     pub(crate) fn watch(&self, watcher: Weak<dyn Watcher>) {
         let mut watchers = self.0.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         watchers.retain(|watcher| watcher.strong_count() > 0);

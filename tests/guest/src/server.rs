@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::{Running, command};
 
@@ -73,6 +74,17 @@ impl Server {
         self.is_alive()?;
         self.running.kill()?;
         Ok(())
+    }
+
+    /// Has it stand still (SIGSTOP), or go on (SIGCONT).
+    ///
+    /// # Errors
+    ///
+    /// If it ended by itself.
+    pub fn stand_still(&mut self, still: bool) -> Result<()> {
+        self.is_alive()?;
+        let signal = if still { Signal::STOP } else { Signal::CONT };
+        Ok(kill_process(Pid::from_child(self.running.child()), signal)?)
     }
 
     /// Checks that it did not end.

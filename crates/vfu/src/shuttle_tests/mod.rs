@@ -5,6 +5,7 @@
 
 mod client;
 mod device;
+mod doorbell;
 mod event_loop;
 mod irqs;
 mod peer;

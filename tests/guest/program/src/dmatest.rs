@@ -266,17 +266,33 @@ fn write_on(
     Ok(())
 }
 
-/// Writes `writes` times without a read between, and compares all registers.
+/// Registers that hold what was written.
+const REGISTERS: u32 = (SCRATCH_END - SCRATCH) as u32 / 4;
+
+fn register(n: u32) -> usize {
+    SCRATCH + 4 * (n % REGISTERS) as usize
+}
+
+/// Writes registers without a read between, then compares.
 pub(crate) fn flood(registers: &Mmio, writes: u32) -> Result<()> {
-    const REGISTERS: u32 = (SCRATCH_END - SCRATCH) as u32 / 4;
-    let at = |n: u32| SCRATCH + 4 * (n % REGISTERS) as usize;
+    write_all(registers, writes);
+    compare_all(registers, writes)
+}
+
+/// The writes of a flood.
+pub(crate) fn write_all(registers: &Mmio, writes: u32) {
     for n in 0..writes {
-        registers.write32(at(n), n);
+        registers.write32(register(n), n);
     }
+}
+
+/// What a flood has left.
+pub(crate) fn compare_all(registers: &Mmio, writes: u32) -> Result<()> {
     for n in writes.saturating_sub(REGISTERS)..writes {
-        let value = registers.read32(at(n));
+        let value = registers.read32(register(n));
         if value != n {
-            return Err(format!("register {:#x} is {value} and should be {n}", at(n)).into());
+            let at = register(n);
+            return Err(format!("register {at:#x} is {value} and should be {n}").into());
         }
     }
     Ok(())

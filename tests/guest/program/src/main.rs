@@ -15,9 +15,17 @@
 //! - `hammer PLACE LENGTH SECONDS READERS WRITERS`: copies while threads read and write registers
 //! - `intx PLACE LENGTH COPIES`: copies with interrupts, bound to `uio_pci_generic`
 //! - `flood WRITES`: writes registers without a read between, then compares
+//! - `pile-up WRITES`: the same while the device's process is stopped
 //! - `count N`: so many copies have ended since the last reset
 //! - `limit PLACE LENGTH`: the copy ends with ETIMEDOUT, and those after it work
+//!
+//! `guest-program bartest DIR TEST`, where TEST is one of
+//!
+//! - `bar`: registers at both ends of a BAR of 8 GiB, memory beyond 4 GiB
+//! - `doorbells ROUNDS`: each kind of doorbell
+//! - `ring-alone`: doorbells in mapped memory, while the device's process is stopped
 
+mod bartest;
 mod dmatest;
 mod edu;
 mod memory;
@@ -30,6 +38,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use bartest::BarTest;
 use dmatest::{DmaTest, Place};
 use edu::{Edu, IRQ_DMA, IRQ_FACTORIAL};
 use sys::{Mmio, Page};
@@ -47,7 +56,11 @@ fn main() -> ExitCode {
     let result = match args[..] {
         ["edu", dir, test] => edu_test(Path::new(dir), test),
         ["dmatest", dir, ref test @ ..] => dmatest_test(Path::new(dir), test),
-        _ => Err("usage: guest-program edu|dmatest DIR TEST...; see the head of main.rs".into()),
+        ["bartest", dir, ref test @ ..] => bartest_test(Path::new(dir), test),
+        _ => {
+            Err("usage: guest-program edu|dmatest|bartest DIR TEST...; see the head of main.rs"
+                .into())
+        }
     };
     match result {
         Ok(said) => {
@@ -115,6 +128,14 @@ fn dmatest_test(dir: &Path, test: &[&str]) -> Result<String> {
             dmatest::flood(&registers, writes.parse()?)?;
             "no write lost".into()
         }
+        ["pile-up", writes] => {
+            ask("stop")?;
+            let writes = writes.parse()?;
+            dmatest::write_all(&registers, writes);
+            ask("go")?;
+            dmatest::compare_all(&registers, writes)?;
+            "no write lost".into()
+        }
         ["count", expected] => {
             device.count(expected.parse()?)?;
             "the count is right".into()
@@ -128,17 +149,49 @@ fn dmatest_test(dir: &Path, test: &[&str]) -> Result<String> {
     Ok(format!("{said} ({:.2?})", start.elapsed()))
 }
 
+fn bartest_test(dir: &Path, test: &[&str]) -> Result<String> {
+    let device = BarTest::open(dir)?;
+    match *test {
+        ["bar"] => {
+            device.bar()?;
+            Ok("both ends and the memory between are right".into())
+        }
+        ["doorbells", rounds] => {
+            device.doorbells(rounds.parse()?)?;
+            Ok("every ring was counted".into())
+        }
+        ["ring-alone"] => {
+            device.ring_alone()?;
+            Ok("rings without a message were seen".into())
+        }
+        _ => Err("no such test".into()),
+    }
+}
+
+/// Asks the test outside to do something, and waits until it has.
+fn ask(word: &str) -> Result<()> {
+    println!("VFU-ASK {word}");
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
+}
+
 fn open(dir: &Path) -> Result<Edu> {
     Edu::new(registers(dir, BAR)?)
 }
 
-/// The registers through sysfs, with memory and bus mastering enabled.
-fn registers(dir: &Path, len: usize) -> Result<Mmio> {
+/// Enables memory and bus mastering.
+fn enable(dir: &Path) -> Result<()> {
     let config = File::options().read(true).write(true).open(dir.join("config"))?;
     let mut command = [0; 2];
     config.read_exact_at(&mut command, 4)?;
     command[0] |= 6;
     config.write_all_at(&command, 4)?;
+    Ok(())
+}
+
+/// The registers through sysfs, with memory and bus mastering enabled.
+fn registers(dir: &Path, len: usize) -> Result<Mmio> {
+    enable(dir)?;
     let bar = File::options().read(true).write(true).open(dir.join("resource0"))?;
     Ok(Mmio::map(&bar, 0, len)?)
 }

@@ -3,6 +3,7 @@
 
 use crate::suite::Test;
 
+mod bartest;
 mod crossing;
 mod edu;
 mod hotplug;
@@ -26,6 +27,8 @@ const TESTS: &[Test] = &[
     restart::RESTART,
     edu::OF_QEMU,
     lspci::LSPCI,
+    bartest::BAR,
+    bartest::WRITE_MULTI,
 ];
 
 /// The tests that run unless others are named, in their order.

@@ -68,7 +68,7 @@ pub(crate) struct Asked {
 }
 
 /// All regions.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Regions {
     list: Vec<Entry>,
     io_fds: IoFds,
