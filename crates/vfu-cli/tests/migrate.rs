@@ -152,7 +152,8 @@ fn no_access_is_lost_while_threads_hammer_the_registers() {
 #[test]
 fn a_device_that_waits_goes_on_to_wait_after_a_look_at_it() {
     let Pair { a, b, servers: _servers, _folder } = pair("idio16", "idio16");
-    good(&vfu(&["probe"]).arg(&b).output().unwrap());
+    let probe = vfu(&["probe"]).arg(&b).output().unwrap();
+    assert!(good(&probe).contains("can be moved       STOP_COPY; RESUMING"), "{}", good(&probe));
     assert_eq!(state(&b), DeviceState::Resuming);
     let mut read = [0];
     let client = Client::connect(&b).unwrap();
