@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use crate::ctx::{Context, FLAG_ATTACH_NB, FLAG_REENTRANT, FLAG_THREAD_SAFE, context, lock};
 use crate::errno::{EINVAL, ENOTSUP, entry, quiet};
 use crate::listen::Listener;
+use crate::log::ERR;
 use crate::types::Ctx;
 
 /// `VFU_TRANS_SOCK`.
@@ -50,6 +51,11 @@ pub unsafe extern "C" fn vfu_destroy_ctx(ctx: *mut Ctx) {
     quiet(|| {
         // SAFETY: the program passes what vfu_create_ctx gave it, or NULL.
         let Some(context) = (unsafe { Context::of(ctx) }) else { return };
+        if context.station().is_inside() {
+            // It would go from under the callback, and from under us.
+            context.log(ERR, format_args!("vfu_destroy_ctx in a callback: nothing was destroyed"));
+            return;
+        }
         {
             let _running = lock(&context.run);
             drop(context.take_pending());

@@ -1,7 +1,7 @@
 //! What a `vfu_ctx_t` is.
 
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -51,6 +51,8 @@ pub(crate) struct Context {
     pending: Mutex<Option<Pending>>,
     /// Whether anything does, to be seen without the lock.
     is_pending: AtomicBool,
+    /// Threads that wait for DMA outside callbacks, and read commands meanwhile.
+    pub(crate) waiters: AtomicUsize,
     /// Held by the thread that executes commands.
     pub(crate) run: Mutex<()>,
 }
@@ -92,6 +94,7 @@ impl Context {
             opening: Mutex::new(None),
             pending: Mutex::new(None),
             is_pending: AtomicBool::new(false),
+            waiters: AtomicUsize::new(0),
             run: Mutex::new(()),
         }
     }

@@ -35,25 +35,15 @@ enum Way {
 }
 
 impl Context {
-    /// Tells the program of what has ended, unless another thread does.
-    pub(crate) fn tell_completed(&self) {
-        if !self.moves.load(Ordering::Acquire) {
-            return;
-        }
-        // Who holds `run` comes here when he has let go of it.
-        while !lock(&self.completed.0).is_empty() {
-            let Ok(_running) = self.run.try_lock() else { return };
-            self.tell_completed_now();
-        }
+    /// Whether anything has ended that the program has not been told of.
+    pub(crate) fn has_completed(&self) -> bool {
+        self.moves.load(Ordering::Acquire) && !lock(&self.completed.0).is_empty()
     }
 
-    /// The same, for the thread that executes commands.
+    /// Tells the program of what has ended. This thread executes commands.
     pub(crate) fn tell_completed_now(&self) {
-        loop {
+        while self.has_completed() {
             let ended = std::mem::take(&mut *lock(&self.completed.0));
-            if ended.is_empty() {
-                return;
-            }
             for (done, error) in ended {
                 self.station().handle(|| {
                     // SAFETY: the program's callback, called as the header says, once.
@@ -118,7 +108,7 @@ impl Context {
         if self.station().is_inside() {
             self.tell_completed_now();
         } else {
-            self.tell_completed();
+            self.catch_up();
         }
     }
 }

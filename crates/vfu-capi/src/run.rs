@@ -2,10 +2,12 @@
 
 use std::ffi::c_int;
 
+use std::sync::atomic::Ordering;
+
 use vfu::raw::{Command, Session, Wait};
 use vfu::wire::Command as Name;
 
-use crate::ctx::{Context, FLAG_ATTACH_NB, Pending, context, lock};
+use crate::ctx::{Context, FLAG_ATTACH_NB, FLAG_REENTRANT, Pending, context, lock};
 use crate::errno::{self, EBUSY, EDEADLK, EINTR, EINVAL, ENOTCONN, checked, entry};
 use crate::execute::{RESET_DEVICE, RESET_LOST_CONN};
 use crate::log::{DEBUG, INFO, WARNING};
@@ -36,20 +38,20 @@ pub unsafe extern "C" fn vfu_run_ctx(ctx: *mut Ctx) -> c_int {
             return Err(EINVAL);
         }
         if ctx.station().is_inside() {
-            // In a callback: commands go on when it has returned.
-            return Err(EDEADLK);
+            // In a callback: commands go on when it has returned, unless it may be called again.
+            return if ctx.has(FLAG_REENTRANT) { ctx.run_once() } else { Err(EDEADLK) };
         }
         let result = if ctx.has(FLAG_ATTACH_NB) {
             // Another thread executes commands just now, these too.
             let Ok(_running) = ctx.run.try_lock() else { return Ok(0) };
-            let result = ctx.run_once();
-            ctx.tell_completed_now();
-            result
+            ctx.run_once()
         } else {
             let _running = lock(&ctx.run);
             ctx.run_until_error()
         };
-        ctx.tell_completed();
+        if ctx.is_shared() {
+            ctx.catch_up();
+        }
         result
     });
     if result >= 0 && errno::get() == 0 {
@@ -67,15 +69,11 @@ impl Context {
     /// would not announce it.
     fn run_once(&self) -> Result<c_int, c_int> {
         let session = self.ready()?;
-        let mut executed = self.execute_here(&session)?;
-        if executed == 0 {
-            while session.receive() {
-                executed = self.execute_here(&session)?;
-                if executed > 0 {
-                    break;
-                }
-            }
+        let mut executed = if session.queued() > 0 { self.execute_here(&session)? } else { 0 };
+        while executed == 0 && session.receive() {
+            executed = self.execute_here(&session)?;
         }
+        self.tell_completed_now();
         match self.end_if_closed(&session) {
             // What was done is told first.
             Err(ENOTCONN) if executed > 0 => Ok(executed),
@@ -83,7 +81,7 @@ impl Context {
         }
     }
 
-    /// The commands that are here whole.
+    /// The commands that are here whole, and what has ended of DMA that nobody waits for.
     fn execute_here(&self, session: &Session) -> Result<c_int, c_int> {
         let mut executed = 0;
         loop {
@@ -104,17 +102,40 @@ impl Context {
             }
         }
         session.send_apart();
+        self.tell_completed_now();
         Ok(executed)
     }
 
-    /// The same, for a thread that has just waited for something else.
-    pub(crate) fn execute_queued(&self) {
+    /// The same, for a thread that has just let go of `run`, or has waited: somebody may have read
+    /// commands meanwhile and left them to us.
+    pub(crate) fn catch_up(&self) {
+        while self.has_left() {
+            let Ok(_running) = self.run.try_lock() else { return };
+            self.execute_left();
+        }
+    }
+
+    /// Whether other threads may read commands.
+    fn is_shared(&self) -> bool {
+        self.waiters.load(Ordering::SeqCst) > 0 || self.moves.load(Ordering::SeqCst)
+    }
+
+    /// Whether anything is here that is to be done.
+    fn has_left(&self) -> bool {
+        let commands = |session: &Session| session.queued() > 0 && session.closed().is_none();
+        let may = !self.is_pending();
+        (may && self.session().is_some_and(|session| commands(&session))) || self.has_completed()
+    }
+
+    /// Executes what was read ahead.
+    pub(crate) fn execute_left(&self) {
         if let Some(session) = self.session().filter(|_| !self.is_pending()) {
             if session.queued() > 0 {
                 let _put_off = self.execute_here(&session);
             }
             session.send_apart();
         }
+        self.tell_completed_now();
     }
 
     fn run_until_error(&self) -> Result<c_int, c_int> {
@@ -235,10 +256,9 @@ impl Context {
 pub unsafe extern "C" fn vfu_device_quiesced(ctx: *mut Ctx, quiesce_errno: c_int) -> c_int {
     entry(-1, || {
         let ctx = context!(ctx);
-        if ctx.station().is_inside() {
-            return Err(EDEADLK);
-        }
-        let _running = lock(&ctx.run);
+        // In a callback, e.g. that of a DMA that the device waited for, this thread has it already.
+        let inside = ctx.station().is_inside();
+        let _running = (!inside).then(|| lock(&ctx.run));
         if ctx.setup().quiesce.is_none() {
             return Err(EINVAL);
         }
@@ -257,9 +277,9 @@ pub unsafe extern "C" fn vfu_device_quiesced(ctx: *mut Ctx, quiesce_errno: c_int
                 if session.closed().is_some() {
                     // It has gone meanwhile, and the device is quiesced.
                     ctx.end();
-                } else {
+                } else if !inside {
                     // What was read ahead is not announced by the socket any more.
-                    ctx.execute_queued();
+                    ctx.execute_left();
                 }
             }
             (Pending::Lost | Pending::Command(_), _) => ctx.end(),

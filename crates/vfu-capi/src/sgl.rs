@@ -4,11 +4,12 @@
 //! mapping's number, so that one that is out of date is found out.
 
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::Ordering;
 
 use vfu::DmaError;
 use vfu::raw::{Command, Direct, Serve, Session, View};
 
-use crate::ctx::{Context, FLAG_REENTRANT, context};
+use crate::ctx::{Context, FLAG_REENTRANT, context, lock};
 use crate::errno::{self, EACCES, EFAULT, EINVAL, ENOENT, ENOTSUP, EPERM, entry, quiet};
 use crate::memory::{PROT_READ, PROT_WRITE};
 use crate::types::{Ctx, IoVec, Sg};
@@ -265,21 +266,17 @@ impl Context {
         &self,
         transfer: impl FnOnce(Option<&dyn Serve>) -> Result<(), DmaError>,
     ) -> Result<c_int, c_int> {
-        let serving = Serving(self);
         let result = if self.station().is_inside() {
-            transfer(self.has(FLAG_REENTRANT).then_some(&serving as &dyn Serve))
-        } else if let Ok(_running) = self.run.try_lock() {
-            let result = transfer(Some(&serving));
-            // What was read ahead is not announced by the socket any more.
-            self.execute_queued();
-            self.tell_completed_now();
-            result
+            let again = Again(self);
+            transfer(self.has(FLAG_REENTRANT).then_some(&again as &dyn Serve))
         } else {
-            transfer(None)
+            self.waiters.fetch_add(1, Ordering::SeqCst);
+            let result = transfer(Some(&Between(self)));
+            self.waiters.fetch_sub(1, Ordering::SeqCst);
+            // What was read ahead is not announced by the socket any more.
+            self.catch_up();
+            result
         };
-        if !self.station().is_inside() {
-            self.tell_completed();
-        }
         result.map(|()| 0).map_err(|error| match error {
             DmaError::Malformed(_) => EINVAL, // as in the C library
             error => error.errno().raw(),
@@ -287,14 +284,31 @@ impl Context {
     }
 }
 
-struct Serving<'a>(&'a Context);
+/// Executes commands inside a callback that waits.
+struct Again<'a>(&'a Context);
 
-impl Serve for Serving<'_> {
+impl Serve for Again<'_> {
     fn is_paused(&self) -> bool {
         self.0.is_pending()
     }
 
     fn serve(&self, session: &Session, command: Command) {
         let _put_off = self.0.take(session, command);
+    }
+}
+
+/// Executes commands between two calls of vfu_run_ctx. If another thread executes some just now, it
+/// looks for these, too, when it is through: see [`Context::catch_up`].
+struct Between<'a>(&'a Context);
+
+impl Serve for Between<'_> {
+    fn is_paused(&self) -> bool {
+        self.0.is_pending() || self.0.run.try_lock().is_err()
+    }
+
+    fn serve(&self, session: &Session, command: Command) {
+        let _running = lock(&self.0.run);
+        let _put_off = self.0.take(session, command);
+        self.0.tell_completed_now();
     }
 }
