@@ -4,6 +4,7 @@
 use crate::suite::Test;
 
 mod bartest;
+mod c_library;
 mod crossing;
 mod edu;
 mod hotplug;
@@ -37,7 +38,7 @@ const TESTS: &[Test] = &[
 
 /// The tests that run unless others are named, in their order.
 pub fn by_default() -> impl Iterator<Item = &'static Test> {
-    TESTS.iter().chain(crossing::TESTS)
+    TESTS.iter().chain(crossing::TESTS).chain(c_library::TESTS)
 }
 
 /// All tests: also those that take long, and have to be named.
