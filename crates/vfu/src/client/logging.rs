@@ -113,10 +113,11 @@ impl Client {
             return Err(OFF);
         }
         let last = iova + (length - 1);
-        self.inner.maps.report(&mut pages.picture());
         for (first, last) in self.inner.maps.shared(iova, last) {
             self.report_mapping(first, last, &mut pages)?;
         }
+        // Last: what the server has written before its answer is stored by now.
+        self.inner.maps.report(&mut pages.picture());
         Ok(pages)
     }
 
