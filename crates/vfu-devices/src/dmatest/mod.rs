@@ -160,7 +160,10 @@ impl SharedDevice for DmaTest {
 
     fn reset(&self, kind: Reset) {
         match kind {
-            Reset::ConnectionLost => self.inner.lock().registers.bank().report_uncovered(),
+            Reset::ConnectionLost => {
+                self.inner.lock().registers.bank().report_uncovered();
+                SharedDevice::resume(self); // DMA fails now
+            }
             _ => self.inner.reset(),
         }
     }
