@@ -15,8 +15,13 @@ fn device(model: Model) -> Box<dyn Device + Send> {
     model.device(handle, &Options::default())
 }
 
+/// Those that can be moved.
+fn models() -> impl Iterator<Item = Model> {
+    Model::ALL.into_iter().filter(|model| device(*model).migration().is_some())
+}
+
 fn migration(device: &mut Box<dyn Device + Send>) -> &mut dyn Migration {
-    device.migration().expect("all of them can be moved")
+    device.migration().expect("it can be moved")
 }
 
 /// Puts a state in, runs with it if it is one, and resets the device.
@@ -61,11 +66,14 @@ fn saved(model: Model) -> Vec<u8> {
 
 #[test]
 fn a_state_of_each_is_taken() {
-    for model in Model::ALL {
+    for model in [Model::DmaTest, Model::Edu, Model::Idio16] {
+        assert!(models().any(|movable| movable == model), "{model}");
+    }
+    for model in models() {
         let version = migration(&mut device(model)).version();
         assert!(load(model, version, &saved(model)), "{model}");
         assert!(!load(model, version, &[]), "{model}");
-        for other in Model::ALL.into_iter().filter(|other| *other != model) {
+        for other in models().filter(|other| *other != model) {
             assert!(!load(model, version, &saved(other)), "{other} in {model}");
         }
     }
@@ -73,7 +81,7 @@ fn a_state_of_each_is_taken() {
 
 #[test]
 fn no_state_that_is_cut_short_is_taken() {
-    for model in Model::ALL {
+    for model in models() {
         let state = saved(model);
         for len in (0..state.len()).step_by(state.len().div_ceil(300)) {
             assert!(!load(model, 1, &state[..len]), "{model}, {len} bytes");
@@ -86,14 +94,15 @@ proptest! {
 
     #[test]
     fn garbage_is_refused(state: Vec<u8>, version: u32) {
-        for model in Model::ALL {
+        for model in models() {
             prop_assert!(!load(model, version, &state));
+            let _whatever = migration(&mut device(model)).load_early(version, &state);
         }
     }
 
     #[test]
     fn damage_does_no_harm(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
-        for model in Model::ALL {
+        for model in models() {
             let mut state = saved(model);
             for (at, byte) in &damage {
                 let at = at.index(state.len());

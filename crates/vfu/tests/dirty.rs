@@ -197,3 +197,28 @@ fn logging_ends_with_the_session() {
     vmm.client().start_dma_logging(2 * PAGE).unwrap();
     assert!(vmm.client().dma_logging_report(BASE, 0x1_0000, PAGE).unwrap().is_clean());
 }
+
+/// A reset takes away what the device is, not what the client arranged.
+#[test]
+fn logging_goes_on_after_a_reset() {
+    let place = place();
+    let _ram = place.ram(BASE, 0x1_0000);
+    place.client.start_dma_logging(PAGE).unwrap();
+    place.dma.write(BASE, &[1]).unwrap();
+    place.client.reset().unwrap();
+    place.vmm.enumerate().unwrap();
+    place.dma.write(BASE + 0x4000, &[1]).unwrap();
+    let expected = [(BASE, PAGE), (BASE + 0x4000, PAGE)];
+    assert_eq!(place.report(BASE, 0x1_0000, PAGE), expected);
+}
+
+#[test]
+fn writes_that_fail_at_once_are_no_writes() {
+    let place = place();
+    let ram = place.ram(BASE, 0x1_0000);
+    place.client.start_dma_logging(PAGE).unwrap();
+    ram.truncate(0x1000).unwrap();
+    place.dma.write(BASE + 0x2000, &[1]).unwrap_err();
+    place.dma.write(BASE + 0x2_0000, &[1]).unwrap_err();
+    assert_eq!(place.report(BASE, 0x1_0000, PAGE), []);
+}

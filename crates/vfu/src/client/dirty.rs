@@ -165,3 +165,97 @@ impl Iterator for DirtyRanges<'_> {
         Some((first, last.min(grid.last()) - first + 1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every byte of a range, one by one.
+    fn bytes(pages: &DirtyPages) -> Vec<bool> {
+        let all = (0..pages.length()).map(|at| pages.is_dirty(pages.iova() + at));
+        all.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_say_what_is_dirty(
+            iova in 0..5000u64,
+            length in 1..5000u64,
+            shift in 0..13u32,
+            marks in proptest::collection::vec((0..10_000u64, 0..300u64), 0..8),
+        ) {
+            let mut pages = DirtyPages::new(iova, length, 1 << shift).unwrap();
+            let mut model = vec![false; length as usize];
+            for (at, len) in marks {
+                pages.mark(at, len);
+                for byte in at..at + len {
+                    let Some(byte) = byte.checked_sub(iova).filter(|byte| *byte < length) else {
+                        continue;
+                    };
+                    let start = byte >> shift << shift;
+                    let end = (start + (1 << shift)).min(length);
+                    model[start as usize..end as usize].fill(true);
+                }
+            }
+            prop_assert_eq!(&bytes(&pages), &model);
+            let mut drawn = vec![false; length as usize];
+            let mut end = None;
+            for (address, len) in pages.ranges() {
+                prop_assert!(len > 0 && end.is_none_or(|end| end < address), "apart, in order");
+                end = Some(address + len);
+                drawn[(address - iova) as usize..][..len as usize].fill(true);
+            }
+            prop_assert_eq!(drawn, model);
+            prop_assert_eq!(pages.is_clean(), pages.dirty() == 0);
+            let bits: u32 = pages.as_bytes().iter().map(|byte| byte.count_ones()).sum();
+            prop_assert_eq!(pages.dirty(), u64::from(bits));
+        }
+
+        #[test]
+        fn a_union_has_what_both_have(
+            a in (0..3000u64, 1..3000u64, 0..12u32, 0..3000u64, 0..500u64),
+            b in (0..3000u64, 1..3000u64, 0..12u32, 0..3000u64, 0..500u64),
+        ) {
+            let make = |(iova, length, shift, at, len)| {
+                let mut pages = DirtyPages::new(iova, length, 1u64 << shift).unwrap();
+                pages.mark(iova + at, len);
+                pages
+            };
+            let (mut ours, theirs) = (make(a), make(b));
+            let mut model = ours.clone();
+            for (at, dirty) in bytes(&theirs).into_iter().enumerate() {
+                if dirty {
+                    model.mark(theirs.iova() + at as u64, 1);
+                }
+            }
+            ours.union(&theirs);
+            prop_assert_eq!(&ours, &model);
+            ours.union(&model);
+            prop_assert_eq!(&ours, &model);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_address_space() {
+        let mut pages = DirtyPages::new(u64::MAX - 99, 100, 64).unwrap();
+        pages.mark(u64::MAX, u64::MAX);
+        assert_eq!(pages.ranges().collect::<Vec<_>>(), [(u64::MAX - 35, 36)]);
+        let mut pages = DirtyPages::new(0, u64::MAX, 1 << 63).unwrap();
+        pages.mark(1 << 63, 1);
+        assert_eq!(pages.ranges().collect::<Vec<_>>(), [(1 << 63, (1 << 63) - 1)]);
+        pages.mark(0, 1);
+        assert_eq!(pages.ranges().collect::<Vec<_>>(), [(0, u64::MAX)]);
+        pages.clear();
+        assert!(pages.is_clean());
+    }
+
+    #[test]
+    fn what_can_not_be_is_none() {
+        assert!(DirtyPages::new(0, 0, 4096).is_none());
+        assert!(DirtyPages::new(u64::MAX, 2, 1).is_none());
+        assert!(DirtyPages::new(0, 1, 3).is_none());
+        assert!(DirtyPages::new(0, u64::MAX, 1).is_none(), "2 EiB of bits");
+    }
+}

@@ -147,6 +147,8 @@ impl From<RequestError> for DmaError {
 /// | [`read_async`](Self::read_async), [`write_async`](Self::write_async) | tasks of any executor |
 /// | [`read_then`](Self::read_then), [`write_then`](Self::write_then) | callbacks |
 ///
+/// Which pages are written is logged by itself, for a client that wants to know.
+///
 /// Every one ends, whatever the peer does: with its reply, after the session's reply timeout
 /// ([`DmaError::TimedOut`], 2 s by default), with a reset of the device or the end of the mapping
 /// ([`DmaError::Canceled`]), or with the session. A reply that comes later changes nothing.

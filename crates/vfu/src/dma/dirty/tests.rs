@@ -62,16 +62,21 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
+    // Where one chunk ends and the next begins, if the mapping begins with a chunk.
+    let border = (1 << 30) - 40_000..(1 << 30) + 40_000u64;
     let few = prop_oneof![0..40_000u64, 0..2_000_000u64, Just(1 << 28)];
-    let mark = (few.clone(), few).prop_map(|(at, len)| Step::Mark(at, len));
+    let at = prop_oneof![few.clone(), border.clone(), Just(31 << 25)];
+    let mark = (at, few).prop_map(|(at, len)| Step::Mark(at, len));
     let at = prop_oneof![
         -20_000..20_000i64,
         (-16..16i64).prop_map(|n| n * 4096),
-        (-4..4i64).prop_map(|n| n << 18)
+        (-4..4i64).prop_map(|n| n << 18),
+        border.prop_map(|at| -(at as i64)),
     ];
     let report = (at, prop_oneof![1..70_000u64, 1..3_000_000u64, Just(1 << 28)], 9..24u32)
         .prop_map(|(at, len, shift)| Step::Report(at, len, shift));
-    proptest::collection::vec(prop_oneof![mark, report], 1..12)
+    let all = (12..24u32).prop_map(|shift| Step::Report(0, 3 << 30, shift));
+    proptest::collection::vec(prop_oneof![4 => mark, 4 => report, 1 => all], 1..12)
 }
 
 proptest! {
@@ -81,7 +86,7 @@ proptest! {
     fn reports_agree_with_the_model(
         steps in steps(),
         base in prop_oneof![Just(1u64 << 32), Just(1 << 32 | 0x1000), (1u64 << 32)..(1 << 33)],
-        size in prop_oneof![1..100_000u64, Just(1 << 18), Just(1 << 28), 1..(300u64 << 20)],
+        size in prop_oneof![1..100_000u64, Just(1 << 18), Just(1 << 28), 1..(300u64 << 20), Just(5 << 29)],
         shift in 12..20u32,
     ) {
         let last = base + (size - 1);
