@@ -9,6 +9,7 @@ mod crossing;
 mod edu;
 mod hotplug;
 mod idio16;
+mod irqtest;
 mod lspci;
 mod reset;
 mod restart;
@@ -26,6 +27,9 @@ const TESTS: &[Test] = &[
     reset::FUNCTION,
     hotplug::HOTPLUG,
     restart::RESTART,
+    irqtest::MSIX,
+    irqtest::MSIX_SMP,
+    irqtest::ERR,
     edu::OF_QEMU,
     lspci::LSPCI,
     bartest::BAR,
