@@ -12,6 +12,66 @@
 //!                          ▲
 //!                          └────► RESUMING
 //! ```
+//!
+//! A device whose state is in its fields says which, and has nothing more to do:
+//!
+//! ```
+//! use vfu::migration::{LoadError, Migration, State};
+//! use vfu::regmap::{RegisterBank, RegisterDevice};
+//! use vfu::wire::Errno;
+//! use vfu::{Access, Device, Fault};
+//!
+//! vfu::registers! {
+//!     /// What BAR 0 holds.
+//!     pub fn map("counter", 4096);
+//!     0x00 COUNT: Ro<u32>, "reads so far";
+//!     0x04 SCRATCH: Rw<u32>;
+//! }
+//!
+//! struct Counter { registers: RegisterBank, reads: u64 }
+//!
+//! vfu::state! { Counter { registers, reads } }
+//!
+//! impl Migration for Counter {
+//!     fn save(&mut self) -> Result<Vec<u8>, Errno> {
+//!         Ok(self.to_state())
+//!     }
+//!
+//!     fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError> {
+//!         Ok(self.load_state(version, state)?)
+//!     }
+//! }
+//!
+//! impl Device for Counter {
+//!     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
+//!         self.reads += 1;
+//!         self.registers.set(COUNT, self.reads);
+//!         self.registers.bar_read(at.offset, data)
+//!     }
+//!
+//!     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
+//!         self.registers.bar_write(at.offset, data)
+//!     }
+//!
+//!     fn migration(&mut self) -> Option<&mut dyn Migration> {
+//!         Some(self)
+//!     }
+//! }
+//!
+//! let mut here = Counter { registers: RegisterBank::new(map()), reads: 0 };
+//! here.region_write(Access { region: 0, offset: SCRATCH }, &[7, 0, 0, 0])?;
+//! let saved = here.save().expect("there is no error in it");
+//! let mut there = Counter { registers: RegisterBank::new(map()), reads: 0 };
+//! there.load(1, &saved).expect("it is of the same device");
+//! assert_eq!(there.registers.get(SCRATCH), 7);
+//! # Ok::<(), Fault>(())
+//! ```
+//!
+//! A device with threads also implements [`Migration::stop`] and [`Migration::start`]. State that
+//! comes from elsewhere is checked before it is used: by [`State`] for what it is made of, by the
+//! device for what it means.
+//!
+//! The other side of it, which moves a device, is [`Migrate`](crate::client::Migrate).
 
 mod image;
 mod machine;
