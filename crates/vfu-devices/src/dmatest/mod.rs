@@ -169,8 +169,9 @@ impl SharedDevice for DmaTest {
     }
 
     fn reset(&self, kind: Reset) {
-        if kind != Reset::ConnectionLost {
-            self.inner.reset();
+        match kind {
+            Reset::ConnectionLost => SharedDevice::resume(self), // DMA fails now
+            _ => self.inner.reset(),
         }
     }
 }
