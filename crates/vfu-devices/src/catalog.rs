@@ -103,6 +103,7 @@ impl Model {
     /// What a BAR of it holds, if that is declared as a map of registers.
     pub fn register_map(self, bar: usize) -> Option<RegisterMap> {
         match (self, bar) {
+            (Model::DmaTest, 0) => Some(dmatest::register::map()),
             (Model::Edu, 0) => Some(edu::register_map()),
             (Model::Idio16, idio16::BAR) => Some(idio16::register_map()),
             (Model::IrqTest, 0) => Some(irqtest::register_map()),

@@ -109,8 +109,10 @@ pub trait Migration {
     /// DMA that is under way is ended before this is called: what was written has arrived, or the
     /// call fails with [`DmaError::Canceled`](crate::DmaError::Canceled) or `Busy`, as if nothing had
     /// been asked. It is a part of the state, to be tried again when the device goes on: after
-    /// [`start`](Self::start), or after [`Device::resume`](crate::Device::resume) if it was not
-    /// stopped after all, because the client did not acknowledge what was written.
+    /// [`start`](Self::start); or if it was not stopped after all, because the client did not
+    /// acknowledge what was written, or has gone, after
+    /// [`Device::resume`](crate::Device::resume) or
+    /// [`Reset::ConnectionLost`](crate::Reset::ConnectionLost).
     ///
     /// # Errors
     /// It goes on running; the client gets the errno.
@@ -133,11 +135,16 @@ pub trait Migration {
     fn save(&mut self) -> Result<Vec<u8>, Errno>;
 
     /// Takes over a state that [`save`](Self::save) gave on a device of the same kind. The bytes
-    /// have come unharmed, but from anywhere: what they say has to be checked.
+    /// have come unharmed, but from anywhere: what they say has to be checked. The device is stopped
+    /// from then on, also if it has not run yet.
     ///
     /// # Errors
     /// They are no state of this device. It is in error until it is reset.
     fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError>;
+
+    /// A client begins to save the device, as it stands or while it runs: what was
+    /// [given early](Self::save_early) until now has been for somebody else.
+    fn begin_saving(&mut self) {}
 
     /// Whether the device can be saved in part while it runs (PRE_COPY).
     fn can_pre_copy(&self) -> bool {
