@@ -55,9 +55,15 @@ impl Device for Copier {
         Ok(())
     }
 
-    fn reset(&mut self, _: Reset) {
+    fn reset(&mut self, kind: Reset) {
         self.engine.renew();
-        self.registers.lock().unwrap().values.reset();
+        let mut registers = self.registers.lock().unwrap();
+        if kind != Reset::ConnectionLost {
+            registers.values.reset();
+        } else if registers.is_busy() {
+            let lost = registers.asked();
+            registers.end(&lost, false); // its memory is gone; the rest stays
+        }
     }
 
     fn resume(&mut self) {

@@ -13,7 +13,8 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let path = std::env::args_os().nth(1).context("usage: copier SOCKET")?;
-    Server::builder(pci()).listen(path)?.run(Copier::new)?;
+    let path = std::env::args_os().nth(1).context("usage: copier SOCKET [--incoming]")?;
+    let incoming = std::env::args_os().nth(2).is_some_and(|arg| arg == "--incoming");
+    Server::builder(pci()).incoming(incoming).listen(path)?.run(Copier::new)?;
     Ok(())
 }

@@ -10,9 +10,13 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use vfu::Client;
 use vfu::client::{ClientError, Migrate, MigrateError, MigrateStep, Side};
 
@@ -44,9 +48,9 @@ A server serves one client at a time, and here that is this command: it can't mo
 virtual machine is using. For that the machine's monitor has to do it, with the same library: \
 `vfu::client::Migrate`.
 
-If anything fails, the destination is reset and the source goes on; the message says so. If this \
-command is killed meanwhile, the source is left stopped or running, but never are both running with \
-the state.
+If anything fails, or at SIGINT or SIGTERM, the destination is reset and the source goes on; the \
+message says so. If this command is killed meanwhile, the source is left stopped or running, but \
+never are both running with the state.
 
 --json prints one object: format (1), source, destination, device, state_bytes, early_bytes, rounds, \
 downtime_seconds, total_seconds, and with --hammer: hammer, an object with device, threads, \
@@ -100,8 +104,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     check_other(source, destination)?;
     let to = connect::open(destination, args.wait, args.timeout.0)?;
     let device = ids(&from).map_err(|e| connect::failed(source, e))?;
-    let shown = Shown::new();
+    let (shown, canceled) = (Shown::new(), cancel_by_signal()?);
     let migrate = Migrate::new(&from, &to)
+        .cancel_if(|| canceled.load(Ordering::Relaxed))
         .downtime_limit(args.downtime_limit)
         .max_rounds(args.max_rounds)
         .on_progress(|progress| shown.show(progress));
@@ -132,6 +137,17 @@ fn check_other(source: &Path, destination: &Path) -> anyhow::Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// What the first signal sets; the second one ends the process.
+fn cancel_by_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    let canceled = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_default(signal, canceled.clone())
+            .and_then(|_| flag::register(signal, canceled.clone()))
+            .context("can't handle signals")?;
+    }
+    Ok(canceled)
 }
 
 /// Vendor and device id.

@@ -33,8 +33,8 @@ Nothing is written to the device, and it is not reset. But a server serves one c
 while a virtual machine has the device, the probe waits in vain; and a device may take the end of \
 the probe, like that of any client, as a reason to go back to its state at power-on.
 
---json prints one object. Its keys are: format (1), socket, session, device, regions, interrupts, \
-config, problems. Numbers are integers, sizes and offsets in bytes; flags are lists of names. Later \
+--json prints one object. Its keys are: format (1), socket, session, device, moving, regions, \
+interrupts, config, problems. Numbers are integers, sizes and offsets in bytes; flags are lists of names. Later \
 versions may add keys; when one changes its meaning, `format` is counted up.";
 
 /// Show what is behind a socket: capabilities, regions, interrupts, configuration space

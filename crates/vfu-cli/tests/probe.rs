@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use vfu::Server;
 use vfu::pci::{Ats, Bar, ConfigSpace, Pasid, Pci, Pm, RawCapability, Sriov};
 use vfu::server::Shareable;
-use vfu::wire::{Command as Wire, Errno, RegionReadRequest};
+use vfu::wire::{Command as Wire, Errno, FeatureOp, FeatureRequest, RegionReadRequest};
 use vfu_devices::{edu, idio16};
 use vfu_testkit::{
     Call, CallLog, RawListener, RawPeer, TestDevice, TestServer, Vmm, serve_in_process,
@@ -270,6 +270,11 @@ fn nothing_is_written_and_no_register_is_read() {
             Wire::RegionRead => {
                 let region = RegionReadRequest::parse(&request.payload).unwrap().region;
                 assert_eq!(region, 7, "reading a register may change the device");
+            }
+            Wire::DeviceFeature => {
+                let op = FeatureRequest::parse(&request.payload).unwrap().op;
+                let gets = matches!(op, FeatureOp::GetMigration | FeatureOp::GetDeviceState);
+                assert!(gets, "{op:?} is not harmless");
             }
             other => panic!("{} is not harmless", other.name()),
         }

@@ -7,7 +7,7 @@ use vfu::regmap::RegisterMap;
 use vfu::server::{Bound, Builder, ServeError, Stopper};
 use vfu::{Device, Handle, Pci, Reentrant, Server};
 
-use crate::{BarTest, DmaTest, Edu, Idio16, bartest, dmatest, edu, idio16};
+use crate::{BarTest, DmaTest, Edu, Idio16, IrqTest, bartest, dmatest, edu, idio16, irqtest};
 
 /// A device that this crate can make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +20,8 @@ pub enum Model {
     Edu,
     /// The ACCES PCI-IDIO-16; see [`idio16`](crate::idio16).
     Idio16,
+    /// A device that does nothing but interrupt; see [`irqtest`](crate::irqtest).
+    IrqTest,
 }
 
 /// What can be chosen when a device is made.
@@ -38,7 +40,8 @@ impl Default for Options {
 
 impl Model {
     /// All of them, in alphabetical order.
-    pub const ALL: [Model; 4] = [Model::BarTest, Model::DmaTest, Model::Edu, Model::Idio16];
+    pub const ALL: [Model; 5] =
+        [Model::BarTest, Model::DmaTest, Model::Edu, Model::Idio16, Model::IrqTest];
 
     /// The name, as a user types it.
     pub fn name(self) -> &'static str {
@@ -47,6 +50,7 @@ impl Model {
             Model::DmaTest => "dmatest",
             Model::Edu => "edu",
             Model::Idio16 => "idio16",
+            Model::IrqTest => "irqtest",
         }
     }
 
@@ -59,6 +63,7 @@ impl Model {
             Model::DmaTest => "DMA on a thread, or inside a handler: for testing clients",
             Model::Edu => "QEMU's teaching device: registers, factorial, DMA, INTx and MSI",
             Model::Idio16 => "ACCES PCI-IDIO-16: 16 outputs wired to 16 inputs, change interrupts",
+            Model::IrqTest => "every kind of interrupt, on demand: for testing clients and kernels",
         }
     }
 
@@ -69,6 +74,7 @@ impl Model {
             Model::DmaTest => (dmatest::VENDOR, dmatest::DEVICE),
             Model::Edu => (edu::VENDOR, edu::DEVICE),
             Model::Idio16 => (idio16::VENDOR, idio16::DEVICE),
+            Model::IrqTest => (irqtest::VENDOR, irqtest::DEVICE),
         }
     }
 
@@ -79,6 +85,7 @@ impl Model {
             Model::DmaTest => dmatest::pci(),
             Model::Edu => edu::pci(),
             Model::Idio16 => idio16::pci(),
+            Model::IrqTest => irqtest::pci(),
         }
     }
 
@@ -96,8 +103,10 @@ impl Model {
     /// What a BAR of it holds, if that is declared as a map of registers.
     pub fn register_map(self, bar: usize) -> Option<RegisterMap> {
         match (self, bar) {
+            (Model::DmaTest, 0) => Some(dmatest::register::map()),
             (Model::Edu, 0) => Some(edu::register_map()),
             (Model::Idio16, idio16::BAR) => Some(idio16::register_map()),
+            (Model::IrqTest, 0) => Some(irqtest::register_map()),
             _ => None,
         }
     }
@@ -110,6 +119,7 @@ impl Model {
             Model::DmaTest => Box::new(DmaTest::new(handle)),
             Model::Edu => Box::new(Edu::new(handle).dma_mask(options.dma_mask)),
             Model::Idio16 => Box::new(Idio16::new(handle)),
+            Model::IrqTest => Box::new(IrqTest::new(handle)),
         }
     }
 
@@ -122,7 +132,7 @@ impl Model {
     pub fn serve(self, bound: Bound, options: &Options) -> Result<ModelServer, ServeError> {
         Ok(ModelServer(match self {
             Model::DmaTest => Kind::DmaTest(bound.serve_shared(DmaTest::new)?),
-            Model::BarTest | Model::Edu | Model::Idio16 => {
+            Model::BarTest | Model::Edu | Model::Idio16 | Model::IrqTest => {
                 Kind::OneAtATime(bound.serve(|handle| self.device(handle, options))?)
             }
         }))
@@ -208,7 +218,7 @@ mod tests {
         let error = "edo".parse::<Model>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "there is no device 'edo'; there are: bartest dmatest edu idio16"
+            "there is no device 'edo'; there are: bartest dmatest edu idio16 irqtest"
         );
     }
 

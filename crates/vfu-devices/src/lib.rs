@@ -6,6 +6,7 @@
 //! | [`dmatest`] | 1234:d3a0 | DMA on a thread and inside handlers, for testing clients |
 //! | [`edu`] | 1234:11e8 | the teaching device of QEMU: registers, a factorial, DMA, INTx and MSI |
 //! | [`idio16`] | 494f:0dc8 | ACCES PCI-IDIO-16, 16 outputs wired to 16 inputs, which Linux drives by itself |
+//! | [`irqtest`] | 1234:d3a1 | MSI-X, MSI, INTx, ERR and REQ, for testing clients and kernels |
 //!
 //! [`Model`] lists them all and makes any of them:
 //!
@@ -23,6 +24,7 @@ mod catalog;
 pub mod dmatest;
 pub mod edu;
 pub mod idio16;
+pub mod irqtest;
 mod pause;
 
 pub use bartest::BarTest;
@@ -30,3 +32,4 @@ pub use catalog::{Model, ModelServer, Options, UnknownModel};
 pub use dmatest::DmaTest;
 pub use edu::Edu;
 pub use idio16::Idio16;
+pub use irqtest::IrqTest;

@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{RAM, RAM_SIZE};
 use vfu::client::{Memory, Migrate, READ_WRITE};
@@ -159,6 +159,43 @@ fn dma_of_edu_that_was_under_way_ends_at_the_destination_once() {
     assert_eq!(ram.bytes(RAM + 0x2000, 4096).unwrap(), bytes(1));
     assert_eq!(here.count_now(0).unwrap(), 0, "nothing at the source");
     assert_eq!(places[0].vmm.read32(0, 0x98).unwrap() & 1, 1, "which still shows that it runs");
+}
+
+#[test]
+fn the_buffer_of_edu_goes_ahead_and_again_if_it_has_changed() {
+    let places = Place::pair(Model::Edu);
+    let ram = Arc::new(MessageRam::new(RAM, RAM_SIZE));
+    let [here, there] = [0, 1].map(|i| edu_with_msi(&places[i], &ram));
+    let (from, to) = (places[0].vmm.client(), places[1].vmm.client());
+    let put = |seed| {
+        ram.store(RAM, &bytes(seed)).unwrap();
+        edu_dma(&places[0].vmm, RAM, edu::BUFFER_ADDRESS, 0x5);
+        assert_eq!(here.wait(0).unwrap(), 1);
+    };
+    // What a move that was given up had sent ahead counts for nothing.
+    put(1);
+    let given_up = Migrate::new(from, to).while_stopped(|| Err("no")).run().unwrap_err();
+    assert!(given_up.source_goes_on.is_ok());
+    let migrate = || Migrate::new(from, to).downtime_limit(Duration::ZERO);
+    let changes = migrate().each_round(|round| {
+        if round < 3 {
+            put(10 + round as u8);
+        }
+        Ok::<_, String>(0)
+    });
+    let moved = changes.run().unwrap();
+    assert_eq!(moved.rounds, 4, "nothing came in the last");
+    assert!(moved.early_bytes > 3 * 4096 && moved.early_bytes < 4 * 4096, "{moved:?}");
+    assert!(moved.bytes < moved.early_bytes + 4096, "it is not sent once more: {moved:?}");
+    edu_dma(&places[1].vmm, edu::BUFFER_ADDRESS, RAM + 0x2000, 0x7);
+    assert_eq!(there.wait(0).unwrap(), 1);
+    assert_eq!(ram.bytes(RAM + 0x2000, 4096).unwrap(), bytes(12));
+    // And without going ahead, back again.
+    let back = Migrate::new(to, from).max_rounds(0).run().unwrap();
+    assert!(back.early_bytes == 0 && back.bytes > 4096, "{back:?}");
+    edu_dma(&places[0].vmm, edu::BUFFER_ADDRESS, RAM + 0x4000, 0x7);
+    assert_eq!(here.wait(0).unwrap(), 1);
+    assert_eq!(ram.bytes(RAM + 0x4000, 4096).unwrap(), bytes(12));
 }
 
 #[test]

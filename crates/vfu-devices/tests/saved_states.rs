@@ -96,6 +96,7 @@ proptest! {
     fn garbage_is_refused(state: Vec<u8>, version: u32) {
         for model in models() {
             prop_assert!(!load(model, version, &state));
+            let _whatever = migration(&mut device(model)).load_early(version, &state);
         }
     }
 

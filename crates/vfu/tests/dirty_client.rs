@@ -6,8 +6,8 @@ use std::thread::{self, JoinHandle};
 use vfu::Client;
 use vfu::client::{ClientError, DirtyPages, Memory, READ_WRITE};
 use vfu::wire::{
-    DirtyBitmap, DmaUnmapFlags, DmaUnmapReply, Errno, FeatureOp, FeatureReply, FeatureRequest,
-    FeatureResult, LoggingRanges,
+    DirtyBitmap, DmaUnmapFlags, DmaUnmapReply, DmaUnmapRequest, Errno, FeatureOp, FeatureReply,
+    FeatureRequest, FeatureResult, LoggingRanges, UnmapWhat,
 };
 use vfu_testkit::{RawListener, RawMessage, RawPeer, SharedRam};
 
@@ -31,6 +31,11 @@ fn done<T>(handle: JoinHandle<T>) -> T {
 
 /// A client with shared memory, which logs.
 fn pair(size: u64, max_transfer: u64) -> Pair {
+    pair_with(size, max_transfer, PAGE)
+}
+
+/// As [`pair`], with a page size of the log.
+fn pair_with(size: u64, max_transfer: u64, page_size: u64) -> Pair {
     let listener = RawListener::new().unwrap();
     let path = listener.path().to_path_buf();
     let client = work(move || Client::builder().twin_socket(false).connect(path));
@@ -42,13 +47,13 @@ fn pair(size: u64, max_transfer: u64) -> Pair {
     let (mapper, file) = (client.clone(), ram.as_fd().try_clone_to_owned().unwrap());
     let mapped = work(move || {
         mapper.dma_map(BASE, size, READ_WRITE, Memory::File(file.as_fd(), 0)).unwrap();
-        mapper.start_dma_logging(PAGE)
+        mapper.start_dma_logging(page_size)
     });
     let map = server.recv().unwrap();
     server.send(&map.reply(&[])).unwrap();
     let start = server.recv().unwrap();
     server.send(&start.reply(&start.payload)).unwrap();
-    assert_eq!(done(mapped).unwrap(), PAGE);
+    assert_eq!(done(mapped).unwrap(), page_size);
     Pair { client, server, _ram: ram }
 }
 
@@ -156,15 +161,40 @@ fn long_reports_come_in_pieces() {
     assert!(!pages.is_dirty(BASE + PAGE) && !pages.is_dirty(BASE + (2 << 20)));
 }
 
-/// Servers refuse pages that are larger than the range: it asks for smaller ones.
+/// Servers refuse pages that are larger than the range, and libvfio-user can't convert: it asks for
+/// the server's own, or smaller ones.
 #[test]
-fn pages_larger_than_the_mapping() {
-    let pair = pair(3 * PAGE, 1 << 20);
-    let report = pair.report(0, 1 << 30, 1 << 20);
+fn servers_are_asked_in_their_own_page_size() {
+    let pair = pair_with(3 * PAGE, 1 << 20, 4 * PAGE);
+    for (page_size, ranges) in [
+        (1 << 20, vec![(BASE, 1 << 20)]),
+        (PAGE, vec![(BASE + 2 * PAGE, PAGE)]),
+        (512, vec![(BASE + 2 * PAGE, PAGE)]),
+    ] {
+        let report = pair.report(BASE, 1 << 30, page_size);
+        let request = pair.server.recv().unwrap();
+        assert_eq!(asked(&request), (BASE, 3 * PAGE, 2 * PAGE));
+        pair.server.send(&bits(&request, &[2, 0, 0, 0, 0, 0, 0, 0])).unwrap();
+        assert_eq!(done(report).unwrap().ranges().collect::<Vec<_>>(), ranges);
+    }
+}
+
+/// The bits of an unmap come in one message: larger pages, if there are too many.
+#[test]
+fn an_unmap_of_much_memory_asks_for_larger_pages() {
+    let pair = pair(SIZE, 16); // bytes, so 128 pages
+    let unmap = pair.unmap();
     let request = pair.server.recv().unwrap();
-    assert_eq!(asked(&request), (BASE, 3 * PAGE, 2 * PAGE));
-    pair.server.send(&bits(&request, &[2, 0, 0, 0, 0, 0, 0, 0])).unwrap();
-    assert_eq!(done(report).unwrap().ranges().collect::<Vec<_>>(), [(BASE, 1 << 20)]);
+    let what = DmaUnmapRequest::parse(&request.payload).unwrap().what;
+    let (address, size, pgsize, bitmap_size) = (BASE, SIZE, 2 * PAGE, 16);
+    assert_eq!(what, UnmapWhat::RangeWithDirty { address, size, pgsize, bitmap_size });
+    let bitmap =
+        Some(DirtyBitmap { pgsize, data: &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] });
+    let flags = DmaUnmapFlags::GET_DIRTY_BITMAP;
+    let mut payload = Vec::new();
+    DmaUnmapReply { argsz: 56, flags, address, size, bitmap }.emit(&mut payload);
+    pair.server.send(&request.reply(&payload)).unwrap();
+    assert_eq!(done(unmap).unwrap().ranges().collect::<Vec<_>>(), [(BASE, 2 * PAGE)]);
 }
 
 #[test]

@@ -188,13 +188,41 @@ fn hooks_that_fail_end_the_move() {
     let pair = Pair::new();
     let round = pair.migrate().each_round(|_| Err::<u64, _>("no room"));
     let text = pair.fails(round, MigrateStep::PreCopy, None);
-    let expected = "copying while the device runs failed in the VMM; the device goes on at the \
+    let expected = "copying while the device runs failed at neither end; the device goes on at the \
                     source: no room";
     assert_eq!(text, expected);
     let before = pair.migrate().before_stop(|| Err("no pause"));
     assert!(pair.fails(before, MigrateStep::Stop, None).ends_with("no pause"));
     let stopped = pair.migrate().while_stopped(|| Err("no memory"));
     assert!(pair.fails(stopped, MigrateStep::Load, None).ends_with("no memory"));
+}
+
+#[test]
+fn a_move_can_be_canceled_at_any_step_before_the_start() {
+    let all = {
+        let asked = RefCell::new(0);
+        Pair::new()
+            .migrate()
+            .cancel_if(|| asked.replace_with(|n| *n + 1) == u32::MAX)
+            .run()
+            .unwrap();
+        asked.into_inner()
+    };
+    assert!(all >= 8, "with each of {all} steps and pieces");
+    for after in 0..all {
+        let pair = Pair::new();
+        let mut asked = 0;
+        let canceled = pair.migrate().cancel_if(|| {
+            asked += 1;
+            asked > after
+        });
+        let error = canceled.run().unwrap_err();
+        assert!(error.side.is_none() && error.source_goes_on.is_ok(), "{}", text(&error));
+        assert!(text(&error).ends_with("the source: canceled") || after == 0, "{}", text(&error));
+        assert_eq!(pair.states().0, Running, "after {after}");
+        pair.migrate().run().unwrap();
+        assert_eq!(pair.to.read32(0, 8).unwrap(), 0xcafe_f00d);
+    }
 }
 
 #[test]

@@ -186,6 +186,55 @@ fn set_state(peer: &RawPeer, number: u32) -> Option<Errno> {
     peer.recv_reply(2, Command::DeviceFeature).unwrap().errno()
 }
 
+#[test]
+fn g1_and_g2_features_of_every_kind_and_length() {
+    let place = place();
+    let peer = RawPeer::begin(&place.path).unwrap();
+    let (get, set, probe) = (1_u32 << 16, 1 << 17, 1 << 18);
+    let known = |feature: u32, methods: u32| match feature {
+        1 | 8 => methods & set == 0,
+        2 => true,
+        6 | 7 => methods & get == 0,
+        _ => false,
+    };
+    let ask = |flags: u32, argsz: u32, len: usize| {
+        // What is not asked for in the test is 2: RUNNING, as a state.
+        let mut payload = [argsz.to_le_bytes(), flags.to_le_bytes(), 2_u32.to_le_bytes()].concat();
+        payload.resize(64, 0);
+        payload.truncate(len);
+        let bytes = vfu_testkit::message(6, Command::DeviceFeature.as_u16(), 0, &payload);
+        peer.send(&bytes).unwrap();
+        peer.recv_reply(6, Command::DeviceFeature).unwrap()
+    };
+    for feature in (0..18).chain([0xffff]) {
+        for methods in [0, get, set, get | set].into_iter().flat_map(|m| [m, m | probe]) {
+            let possible = known(feature, methods);
+            for len in [0, 4, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 64] {
+                for argsz in [0, 7, 8, 12, 15, 16, 24, 32, 64, u32::MAX] {
+                    let reply = ask(feature | methods, argsz, len);
+                    let case = || format!("feature {feature}, {methods:#x}, {len} bytes, {argsz}");
+                    match reply.errno() {
+                        // Never more than was asked for room for, nor what was not sent.
+                        None => {
+                            assert!(possible && len >= 8 && argsz >= 8, "{}", case());
+                            assert!(reply.payload.len() <= argsz as usize, "{}", case());
+                            let alone = [get, set].contains(&methods) || methods & probe != 0;
+                            assert!(alone, "{}", case());
+                        }
+                        Some(errno) => assert_eq!(errno, Errno::EINVAL, "{}", case()),
+                    }
+                }
+            }
+        }
+        for unknown in 19..32 {
+            let reply = ask(feature | get | 1 << unknown, 64, 64);
+            assert_eq!(reply.errno(), Some(Errno::EINVAL), "feature {feature}, bit {unknown}");
+        }
+    }
+    let state = ask(2 | get, 16, 8);
+    assert_eq!(state.payload[8..12], 2_u32.to_le_bytes(), "and all is as before");
+}
+
 fn read(peer: &RawPeer, argsz: u32, size: u32) -> Result<Vec<u8>, Errno> {
     let payload = [argsz.to_le_bytes(), size.to_le_bytes()].concat();
     peer.send(&vfu_testkit::message(4, Command::MigDataRead.as_u16(), 0, &payload)).unwrap();

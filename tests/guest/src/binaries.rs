@@ -1,7 +1,10 @@
-//! The two programs of this tree that a run needs: the `vfu` command, and the one for the guest.
-//! Both are built when they are asked for, so a test never runs against yesterday's code.
+//! The programs of this tree that a run needs: the `vfu` command, the one for the guest, and the
+//! samples of the C library. They are built when they are asked for, so a test never runs against
+//! yesterday's code.
 
 use std::env;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -53,6 +56,34 @@ pub fn guest_program() -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("no {}", path.display()))
 }
 
+/// A sample program of the C library, linked with it as programs of others are.
+///
+/// # Errors
+///
+/// If the library or the program does not build.
+pub fn sample(name: &str) -> Result<PathBuf> {
+    let (target, profile) = places()?;
+    let mut command = cargo();
+    command.args(["build", "-q", "-p", "vfu-capi", "--lib", "--profile", &profile_name(&profile)]);
+    command.arg("--target-dir").arg(&target).current_dir(HERE);
+    run(command, "the C library")?;
+
+    let lib = target.join("guest-samples");
+    fs::create_dir_all(&lib)?;
+    for link in ["libvfio-user.so", "libvfio-user.so.0"] {
+        let link = lib.join(link);
+        let _ = fs::remove_file(&link); // of another profile
+        symlink(target.join(&profile).join("libvfu_capi.so"), link)?;
+    }
+    let (capi, program) = (Path::new(HERE).join("../../crates/vfu-capi"), lib.join(name));
+    let mut command = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
+    command.args(["-std=c11", "-O2", "-g", "-I"]).arg(capi.join("include"));
+    command.arg("-o").arg(&program).arg(capi.join(format!("samples/{name}.c")));
+    command.arg("-L").arg(&lib).args(["-lvfio-user", "-Wl,-rpath,$ORIGIN"]);
+    run(command, &format!("the sample {name}"))?;
+    Ok(program)
+}
+
 /// Cargo's target folder, which this program was built in.
 ///
 /// # Errors
@@ -83,7 +114,8 @@ fn cargo() -> Command {
 
 fn run(mut command: Command, what: &str) -> Result<()> {
     say(format!("building {what}"));
-    let status = command.status().context("cannot run cargo")?;
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot run {program}"))?;
     if !status.success() {
         bail!("{what} does not build");
     }

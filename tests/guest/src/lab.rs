@@ -144,6 +144,19 @@ impl Bench<'_> {
         Server::start(self.lab.vfu()?, device, &socket, &self.logs.join(format!("{device}.log")))
     }
 
+    /// Builds and starts a sample program of the C library.
+    ///
+    /// # Errors
+    ///
+    /// If it does not build, and as for [`Server::run`].
+    pub fn serve_sample(&self, name: &str) -> Result<Server> {
+        let socket = self.scratch.path().join(format!("{name}.sock"));
+        let program = binaries::sample(name)?;
+        let mut command = crate::process::command(&program);
+        command.arg(&socket);
+        Server::run(&mut command, name, &socket, &self.logs.join(format!("{name}.log")))
+    }
+
     /// Runs the `vfu` command with these arguments; gives what it prints.
     ///
     /// # Errors

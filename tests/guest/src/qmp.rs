@@ -62,6 +62,16 @@ impl Qmp {
         }
     }
 
+    /// Waits until the machine stops.
+    ///
+    /// # Errors
+    ///
+    /// If it does not stop in time.
+    pub fn stopped(&mut self) -> Result<()> {
+        let fits = |message: &Value| message.get("event").and_then(Value::as_str) == Some("STOP");
+        self.wait_for(fits, "STOP")
+    }
+
     /// Waits for an event of that name whose data hold `field` with that value.
     ///
     /// # Errors
@@ -73,19 +83,23 @@ impl Qmp {
                 && message.get("data").and_then(|d| d.get(field)).and_then(Value::as_str)
                     == Some(value)
         };
-        if let Some(at) = self.events.iter().position(fits) {
+        self.wait_for(fits, &format!("{name} of {value}"))
+    }
+
+    fn wait_for(&mut self, fits: impl Fn(&Value) -> bool, what: &str) -> Result<()> {
+        if let Some(at) = self.events.iter().position(&fits) {
             self.events.remove(at);
             return Ok(());
         }
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            let message = self.message().with_context(|| format!("no event {name} of {value}"))?;
+            let message = self.message().with_context(|| format!("no event {what}"))?;
             if fits(&message) {
                 return Ok(());
             }
             self.events.push(message);
         }
-        bail!("no event {name} of {value} within {PATIENCE:?}")
+        bail!("no event {what} within {PATIENCE:?}")
     }
 
     fn message(&mut self) -> Result<Value> {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,23 +26,27 @@ impl Server {
     ///
     /// If it ends, or does not listen within 20 seconds.
     pub fn start(vfu: &Path, device: &str, socket: &Path, log: &Path) -> Result<Server> {
+        let mut command = command(vfu);
+        command.args(["serve", device, "--socket-path"]).arg(socket).arg("-v");
+        Self::run(&mut command, &format!("vfu serve {device}"), socket, log)
+    }
+
+    /// The same for any program, which listens at `socket` by what its command says. `name` is for people.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Server::start`].
+    pub fn run(program: &mut Command, name: &str, socket: &Path, log: &Path) -> Result<Server> {
         let output = File::options().create(true).append(true).open(log)?;
-        let mut running = Running::start(
-            command(vfu)
-                .args(["serve", device, "--socket-path"])
-                .arg(socket)
-                .arg("-v")
-                .stdin(std::process::Stdio::null())
-                .stdout(output.try_clone()?)
-                .stderr(output),
-        )?;
+        let program = program.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let mut running = Running::start(program)?;
         let deadline = Instant::now() + Duration::from_secs(20);
         while !listens(socket)? {
             if let Some(status) = running.ended()? {
-                bail!("`vfu serve {device}` ended ({status}) before it listened");
+                bail!("`{name}` ended ({status}) before it listened");
             }
             if Instant::now() > deadline {
-                bail!("`vfu serve {device}` does not listen at {}", socket.display());
+                bail!("`{name}` does not listen at {}", socket.display());
             }
             thread::sleep(Duration::from_millis(5));
         }

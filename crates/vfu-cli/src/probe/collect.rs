@@ -4,12 +4,12 @@ use std::path::Path;
 
 use vfu::IrqIndex;
 use vfu::client::{Client, ClientError, RegionDetails};
-use vfu::wire::{DeviceFlags, IrqFlags};
+use vfu::wire::{DeviceFlags, DeviceState, IrqFlags, MigrationFlags};
 
 use super::header;
 use super::names;
 use super::report::{
-    Area, Config, Detail, Device, FORMAT, Interrupt, Mmap, Region, Report, Session,
+    Area, Config, Detail, Device, FORMAT, Interrupt, Mmap, Moving, Region, Report, Session,
 };
 
 /// VFIO's number of configuration space.
@@ -67,11 +67,38 @@ pub(super) fn collect(path: &Path, client: &Client) -> Result<Report, ClientErro
             num_regions: info.num_regions,
             num_irqs: info.num_irqs,
         },
+        moving: moving(client)?,
         regions,
         interrupts,
         config,
         problems,
     })
+}
+
+/// How the device can be moved, and whether it runs.
+fn moving(client: &Client) -> Result<Option<Moving>, ClientError> {
+    let flags = match client.migration() {
+        Ok(Some(flags)) => flags,
+        Ok(None) | Err(ClientError::Refused { .. }) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let names = [
+        (MigrationFlags::STOP_COPY, "stop_copy"),
+        (MigrationFlags::P2P, "p2p"),
+        (MigrationFlags::PRE_COPY, "pre_copy"),
+    ];
+    let ways = names.into_iter().filter(|(flag, _)| flags.contains(*flag));
+    let state = match client.device_state()? {
+        DeviceState::Error => "error",
+        DeviceState::Stop => "stop",
+        DeviceState::Running => "running",
+        DeviceState::StopCopy => "stop_copy",
+        DeviceState::Resuming => "resuming",
+        DeviceState::RunningP2p => "running_p2p",
+        DeviceState::PreCopy => "pre_copy",
+        DeviceState::PreCopyP2p => "pre_copy_p2p",
+    };
+    Ok(Some(Moving { ways: ways.map(|(_, name)| name).collect(), state }))
 }
 
 /// All the ways to reset the device.

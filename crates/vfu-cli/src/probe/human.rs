@@ -74,6 +74,13 @@ fn write_session(to: &mut String, report: &Report) -> fmt::Result {
         "d3hot_to_d0" => "D3hot to D0",
         other => other,
     };
+    match &report.moving {
+        Some(moving) => {
+            let ways = moving.ways.join(", ").to_uppercase();
+            line("can be moved", &format_args!("{ways}; {}", moving.state.to_uppercase()))?;
+        }
+        None => line("can be moved", &"no")?,
+    }
     let ways: Vec<_> = device.resets.iter().map(name).collect();
     line("resets", &if ways.is_empty() { "none".to_string() } else { ways.join(", ") })
 }

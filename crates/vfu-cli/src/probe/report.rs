@@ -24,6 +24,8 @@ pub(super) struct Report {
     pub(super) session: Session,
     /// The reply to DEVICE_GET_INFO.
     pub(super) device: Device,
+    /// How the device can be moved; `null` if it can't.
+    pub(super) moving: Option<Moving>,
     /// The regions that the server names, those of size 0 included.
     pub(super) regions: Vec<Region>,
     /// The interrupt types that the server names, those without vectors included.
@@ -32,6 +34,14 @@ pub(super) struct Report {
     pub(super) config: Option<Config>,
     /// What is wrong with the device's description, in words.
     pub(super) problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Moving {
+    /// `stop_copy`, `pre_copy`, `p2p`.
+    pub(super) ways: Vec<&'static str>,
+    /// The migration state: `running`, or another.
+    pub(super) state: &'static str,
 }
 
 #[derive(Debug, Serialize)]

@@ -8,17 +8,7 @@
 //! BAR 0 is 4 KiB of 32-bit memory. Accesses have any width; a write to a part of a register leaves
 //! the rest.
 //!
-//! | offset | bytes | access | register |
-//! |---|---|---|---|
-//! | 0x00 | 4 | RO | identification: 0x56465544 |
-//! | 0x08 | 8 | RW | address to read from |
-//! | 0x10 | 8 | RW | address to write to |
-//! | 0x18 | 4 | RW | length in bytes, at most 1 MiB |
-//! | 0x20 | 4 | WO | command, see below |
-//! | 0x28 | 4 | RO | count of copies that have ended, well or not; reading it takes the pin down |
-//! | 0x2c | 4 | RO | how the last one ended: 0, or an errno of Linux |
-//! | 0x30 | 4 | RO | copies before it answers, with the errno of that copy |
-//! | 0x40..0x100 | | RW | scratch |
+#![doc = include_str!("registers.md")]
 //!
 //! The lowest byte of a command says where to copy:
 //!
@@ -52,6 +42,7 @@ use std::sync::Arc;
 
 use vfu::migration::Migration;
 use vfu::pci::Pm;
+use vfu::regmap::RegisterDevice;
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Pin, Reset, SharedDevice};
 
 use moving::Mover;
@@ -71,26 +62,26 @@ pub const MAX_LENGTH: u32 = 1 << 20;
 /// How many copies wait for the device's thread at most.
 pub const MAX_WAITING: usize = 64;
 
-/// Offsets of the registers in BAR 0.
+/// The registers in BAR 0, by their offsets.
 pub mod register {
-    /// Identification.
-    pub const IDENTIFICATION: u64 = 0x00;
-    /// Address to read from.
-    pub const SOURCE: u64 = 0x08;
-    /// Address to write to.
-    pub const DESTINATION: u64 = 0x10;
-    /// Length in bytes.
-    pub const LENGTH: u64 = 0x18;
-    /// Starts a copy.
-    pub const COMMAND: u64 = 0x20;
-    /// Copies that have ended.
-    pub const COUNT: u64 = 0x28;
-    /// How the last one ended.
-    pub const ERRNO: u64 = 0x2c;
-    /// Copies inside the read.
-    pub const COPY: u64 = 0x30;
-    /// The first byte of scratch.
-    pub const SCRATCH: u64 = 0x40;
+    vfu::registers! {
+        /// What BAR 0 holds. Drivers may poll as long as they like.
+        pub fn map("dmatest", super::BAR_SIZE).spin_limit(0);
+
+        0x00 IDENTIFICATION: Ro<u32> = 0x5646_5544, "that it is this device";
+        0x08 SOURCE: Rw<u64>, "address to read from";
+        0x10 DESTINATION: Rw<u64>, "address to write to";
+        0x18 LENGTH: Rw<u32>, "in bytes, at most 1 MiB";
+        0x20 COMMAND: Wo<u32>, "starts a copy" {
+            0..=7 PLACE, "where" { 1 = "inside the handler of this write", 2 = "on a thread" };
+            8 INTERRUPT, "INTA# is raised when it has ended";
+        };
+        0x28 COUNT: Ro<u32>, "copies that have ended, well or not" .on_read("takes the pin down");
+        0x2c ERRNO: Ro<u32>, "how the last one ended: 0, or an errno of Linux";
+        0x30 COPY: Ro<u32>, "the errno of that copy" .on_read("copies before it answers");
+        0x40 SCRATCH[48; 4]: Rw<u32>, "scratch";
+    }
+
     /// The end of scratch.
     pub const END: u64 = 0x100;
 }
@@ -135,15 +126,14 @@ impl DmaTest {
 impl SharedDevice for DmaTest {
     fn region_read(&self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
         let mut state = self.inner.lock();
-        match state.registers.before_read(at.offset, data.len())? {
-            Some(Effect::Copy(job)) => {
-                copy::run(&self.inner, state, job);
-                state = self.inner.lock();
-            }
-            Some(Effect::Acknowledge) => self.inner.set_pin(&mut state, false),
-            Some(Effect::Queue(_)) | None => {}
+        if let Some(job) = state.registers.before_read(at.offset) {
+            copy::run(&self.inner, state, job);
+            state = self.inner.lock();
         }
-        state.registers.read(at.offset, data)
+        if let Some(Effect::Acknowledge) = state.registers.read(at.offset, data)? {
+            self.inner.set_pin(&mut state, false);
+        }
+        Ok(())
     }
 
     fn region_write(&self, at: Access, data: &[u8]) -> Result<(), Fault> {
@@ -169,8 +159,12 @@ impl SharedDevice for DmaTest {
     }
 
     fn reset(&self, kind: Reset) {
-        if kind != Reset::ConnectionLost {
-            self.inner.reset();
+        match kind {
+            Reset::ConnectionLost => {
+                self.inner.lock().registers.bank().report_uncovered();
+                SharedDevice::resume(self); // DMA fails now
+            }
+            _ => self.inner.reset(),
         }
     }
 }

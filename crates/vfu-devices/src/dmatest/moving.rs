@@ -6,9 +6,8 @@ use vfu::migration::{LoadError, Migration, State as _, StateError};
 use vfu::wire::Errno;
 
 use super::copy::wake_if_due;
-use super::registers::Registers;
 use super::state::{Inner, State, Work};
-use super::{IDENTIFICATION, MAX_LENGTH, MAX_WAITING, register};
+use super::{MAX_LENGTH, MAX_WAITING};
 
 /// Several copies inside handlers may have their bytes with them.
 const MAX_STATE: usize = 8 << 20;
@@ -84,12 +83,4 @@ fn check(state: &State) -> Result<(), StateError> {
         ));
     }
     Ok(())
-}
-
-impl Registers {
-    fn are_possible(&self) -> bool {
-        let mut identification = [0; 4];
-        let read = self.read(register::IDENTIFICATION, &mut identification);
-        read.is_ok() && identification == IDENTIFICATION.to_le_bytes()
-    }
 }

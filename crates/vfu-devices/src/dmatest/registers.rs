@@ -1,18 +1,9 @@
 //! The registers, without threads, memory or interrupts: accesses in, effects out.
 
-use std::ops::Range;
-
 use vfu::Fault;
+use vfu::regmap::{RegisterBank, RegisterDevice, RegisterRead, RegisterWrite};
 
 use super::{IDENTIFICATION, command, register};
-
-/// The bytes that are registers; behind them the BAR is empty.
-const FILE: usize = register::END as usize;
-/// What a driver may write.
-const WRITABLE: [Range<usize>; 2] = [
-    register::SOURCE as usize..register::LENGTH as usize + 4,
-    register::SCRATCH as usize..register::END as usize,
-];
 
 /// What an access asks the device to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,102 +27,96 @@ pub(super) struct Job {
     pub(super) interrupt: bool,
 }
 
-/// A register file, as bytes in little-endian order.
 #[derive(Clone, Debug)]
-pub(super) struct Registers([u8; FILE]);
+pub(super) struct Registers {
+    bank: RegisterBank,
+    /// What the last access asks for.
+    effect: Option<Effect>,
+}
 
 vfu::state! { Job { source, destination, length, interrupt } }
-vfu::state! { Registers { 0 } }
+vfu::state! { Registers { bank } }
+
+impl RegisterDevice for Registers {
+    fn bank(&mut self) -> &mut RegisterBank {
+        &mut self.bank
+    }
+
+    fn on_read(&mut self, read: RegisterRead) -> Result<u64, Fault> {
+        if read.register == register::COUNT {
+            self.effect = Some(Effect::Acknowledge);
+        }
+        Ok(read.value)
+    }
+
+    fn on_write(&mut self, write: RegisterWrite) -> Result<u64, Fault> {
+        if write.register == register::COMMAND {
+            let job = self.job(write.written & register::INTERRUPT != 0);
+            self.effect = match (write.written & register::PLACE) as u32 {
+                command::IN_HANDLER => Some(Effect::Copy(job)),
+                command::ON_THREAD => Some(Effect::Queue(job)),
+                _ => None,
+            };
+        }
+        Ok(write.value)
+    }
+}
 
 impl Registers {
     /// As after power-on.
     pub(super) fn new() -> Self {
-        let mut registers = Registers([0; FILE]);
-        registers.set32(register::IDENTIFICATION, IDENTIFICATION);
-        registers
+        Registers { bank: RegisterBank::new(register::map()), effect: None }
     }
 
-    /// What to do before a read of `len` bytes is answered.
-    pub(super) fn before_read(&self, offset: u64, len: usize) -> Result<Option<Effect>, Fault> {
-        let range = range(offset, len)?;
-        Ok(match offset {
-            register::COPY => Some(Effect::Copy(self.job(false))),
-            _ if range.contains(&(register::COUNT as usize)) => Some(Effect::Acknowledge),
-            _ => None,
-        })
+    /// As after power-on, again.
+    pub(super) fn reset(&mut self) {
+        self.bank.reset();
+    }
+
+    /// What to do before a read is answered.
+    pub(super) fn before_read(&self, offset: u64) -> Option<Job> {
+        (offset == register::COPY).then(|| self.job(false))
     }
 
     /// Fills `data` from `offset` on.
-    pub(super) fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), Fault> {
-        data.copy_from_slice(&self.0[range(offset, data.len())?]);
-        Ok(())
+    pub(super) fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<Option<Effect>, Fault> {
+        self.bar_read(offset, data)?;
+        Ok(self.effect.take())
     }
 
-    /// Writes what may be written, and ignores the rest.
+    /// Writes what may be written.
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Result<Option<Effect>, Fault> {
-        let range = range(offset, data.len())?;
-        for (at, byte) in range.zip(data) {
-            if WRITABLE.iter().any(|writable| writable.contains(&at)) {
-                self.0[at] = *byte;
-            }
-        }
-        if offset != register::COMMAND {
-            return Ok(None);
-        }
-        let value = data.iter().take(4).rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
-        let job = self.job(value & command::INTERRUPT != 0);
-        Ok(match value & 0xff {
-            command::IN_HANDLER => Some(Effect::Copy(job)),
-            command::ON_THREAD => Some(Effect::Queue(job)),
-            _ => None,
-        })
+        self.bar_write(offset, data)?;
+        Ok(self.effect.take())
     }
 
     /// A copy has ended.
     pub(super) fn ended(&mut self, errno: u32) {
-        self.set32(register::ERRNO, errno);
-        self.set32(register::COPY, errno);
-        let count = self.get32(register::COUNT).wrapping_add(1);
-        self.set32(register::COUNT, count);
+        self.bank.set(register::ERRNO, errno.into());
+        self.bank.set(register::COPY, errno.into());
+        self.bank.set(register::COUNT, self.bank.get(register::COUNT).wrapping_add(1));
+    }
+
+    /// Whether a device can have come to hold these.
+    pub(super) fn are_possible(&self) -> bool {
+        self.bank.get(register::IDENTIFICATION) == u64::from(IDENTIFICATION)
     }
 
     fn job(&self, interrupt: bool) -> Job {
         Job {
-            source: self.get64(register::SOURCE),
-            destination: self.get64(register::DESTINATION),
-            length: self.get32(register::LENGTH),
+            source: self.bank.get(register::SOURCE),
+            destination: self.bank.get(register::DESTINATION),
+            length: self.bank.get(register::LENGTH) as u32,
             interrupt,
         }
     }
-
-    fn get32(&self, register: u64) -> u32 {
-        self.get64(register) as u32
-    }
-
-    /// All registers of 4 bytes have 4 more behind them.
-    fn get64(&self, register: u64) -> u64 {
-        let bytes = self.0.iter().skip(register as usize).take(8);
-        bytes.rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
-    }
-
-    fn set32(&mut self, register: u64, value: u32) {
-        let at = register as usize;
-        self.0[at..at + 4].copy_from_slice(&value.to_le_bytes());
-    }
-}
-
-/// The bytes of an access, which all have to be registers.
-fn range(offset: u64, len: usize) -> Result<Range<usize>, Fault> {
-    let start = usize::try_from(offset).map_err(|_| Fault::Unmodelled)?;
-    let end = start.checked_add(len).filter(|end| *end <= FILE).ok_or(Fault::Unmodelled)?;
-    Ok(start..end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read32(registers: &Registers, offset: u64) -> u32 {
+    fn read32(registers: &mut Registers, offset: u64) -> u32 {
         let mut data = [0; 4];
         registers.read(offset, &mut data).unwrap();
         u32::from_le_bytes(data)
@@ -152,10 +137,13 @@ mod tests {
         let aloud = Job { interrupt: true, ..job };
         assert_eq!(registers.write(0x20, &[2, 1, 0, 0]), Ok(Some(Effect::Queue(aloud))));
         assert_eq!(registers.write(0x20, &[3, 0, 0, 0]), Ok(None));
-        assert_eq!(registers.before_read(0x30, 4), Ok(Some(Effect::Copy(job))));
-        assert_eq!(registers.before_read(0x28, 4), Ok(Some(Effect::Acknowledge)));
-        assert_eq!(registers.before_read(0x2c, 4), Ok(None));
-        assert_eq!(read32(&registers, 0x20), 0, "the command can't be read");
+        assert_eq!(registers.before_read(0x30), Some(job));
+        assert_eq!(registers.before_read(0x2c), None);
+        assert_eq!(registers.read(0x28, &mut [0; 4]), Ok(Some(Effect::Acknowledge)));
+        assert_eq!(registers.read(0x24, &mut [0; 8]), Ok(Some(Effect::Acknowledge)));
+        assert_eq!(registers.read(0x2c, &mut [0; 4]), Ok(None));
+        let command = registers.read(0x20, &mut [0; 4]);
+        assert_eq!(command, Err(Fault::Unmodelled), "it can't be read");
     }
 
     #[test]
@@ -164,18 +152,20 @@ mod tests {
         registers.ended(110);
         assert_eq!(registers.write(0x28, &[0xff; 8]), Ok(None));
         assert_eq!(registers.write(0x00, &[0xff; 4]), Ok(None));
-        assert_eq!(read32(&registers, 0x00), IDENTIFICATION);
-        assert_eq!((read32(&registers, 0x28), read32(&registers, 0x2c)), (1, 110));
+        assert_eq!(read32(&mut registers, 0x00), IDENTIFICATION);
+        assert_eq!((read32(&mut registers, 0x28), read32(&mut registers, 0x2c)), (1, 110));
         registers.ended(0);
-        assert_eq!((read32(&registers, 0x28), read32(&registers, 0x2c)), (2, 0));
+        assert_eq!((read32(&mut registers, 0x28), read32(&mut registers, 0x2c)), (2, 0));
     }
 
     #[test]
     fn the_end_of_the_registers() {
         let mut registers = Registers::new();
         assert_eq!(registers.write(0xfc, &[1, 2, 3, 4]), Ok(None));
-        assert_eq!(read32(&registers, 0xfc), 0x0403_0201);
-        assert_eq!(registers.write(0xfd, &[0; 4]), Err(Fault::Unmodelled));
+        assert_eq!(read32(&mut registers, 0xfc), 0x0403_0201);
+        assert_eq!(registers.write(0xfd, &[0; 4]), Ok(None), "the first bytes of it");
+        assert_eq!(read32(&mut registers, 0xfc), 1);
+        assert_eq!(registers.write(0x100, &[0; 4]), Err(Fault::Unmodelled));
         assert_eq!(registers.read(0x100, &mut [0]), Err(Fault::Unmodelled));
         assert_eq!(registers.read(u64::MAX, &mut [0; 4]), Err(Fault::Unmodelled));
     }

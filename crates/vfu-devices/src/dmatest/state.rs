@@ -111,7 +111,7 @@ impl Inner {
     pub(super) fn reset(&self) {
         let mut state = self.lock();
         state.drop_work();
-        state.registers = Registers::new();
+        state.registers.reset();
         state.pin = false;
         state.pause.start();
         self.handle.intx().lower();

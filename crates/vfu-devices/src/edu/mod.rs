@@ -29,8 +29,9 @@
 //!   goes away is none: the next one finds the device as it was left.
 //!
 //! **Moving.** The device can be moved while it works: DMA that was under way is begun anew where it
-//! goes on.
+//! goes on. The buffer is sent ahead (PRE_COPY), and again if it has changed.
 
+mod buffer;
 mod moving;
 mod registers;
 mod state;

@@ -11,8 +11,9 @@ use super::{BUFFER_SIZE, Edu};
 vfu::state! { State { registers, buffer, compute, copy, pin } }
 
 impl Migration for Edu {
+    /// Room for the buffer a few times, should it change.
     fn max_len(&self) -> usize {
-        16 << 10
+        64 << 10
     }
 
     /// A factorial is computed to its end; DMA has ended, or is begun anew by whoever goes on.
@@ -30,6 +31,22 @@ impl Migration for Edu {
         state.pause.start();
         super::worker::wake_if_due(&self.shared, &mut state);
         Ok(())
+    }
+
+    fn begin_saving(&mut self) {
+        self.shared.lock().buffer.begin_saving();
+    }
+
+    fn can_pre_copy(&self) -> bool {
+        true
+    }
+
+    fn save_early(&mut self) -> Vec<u8> {
+        self.shared.lock().buffer.send_ahead()
+    }
+
+    fn load_early(&mut self, _: u32, bytes: &[u8]) -> Result<(), LoadError> {
+        Ok(self.shared.lock().buffer.arrived(bytes)?)
     }
 
     fn save(&mut self) -> Result<Vec<u8>, Errno> {

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use tracing::warn;
 use vfu::Handle;
 
-use super::BUFFER_SIZE;
+use super::buffer::Buffer;
 use super::registers::{Registers, Transfer};
 use crate::pause::Pause;
 
@@ -23,7 +23,7 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) registers: Registers,
-    pub(super) buffer: Box<[u8; BUFFER_SIZE]>,
+    pub(super) buffer: Buffer,
     /// A factorial that waits for the worker.
     pub(super) compute: Option<u32>,
     /// A transfer that waits for the worker.
@@ -51,7 +51,7 @@ impl Shared {
     pub(super) fn new(handle: Handle) -> Self {
         let state = State {
             registers: Registers::new(super::DEFAULT_DMA_MASK),
-            buffer: Box::new([0; BUFFER_SIZE]),
+            buffer: Buffer::new(),
             compute: None,
             copy: None,
             generation: 0,
@@ -93,7 +93,7 @@ impl Shared {
         let mut state = self.lock();
         state.drop_work();
         state.registers.reset();
-        state.buffer.fill(0);
+        state.buffer.reset();
         state.pin = false;
         state.pause.start();
         self.handle.intx().lower();

@@ -72,8 +72,10 @@ impl Client {
             }
             _ => None,
         });
-        if result.is_err() && !was_on {
-            maps.stop_logging();
+        match &result {
+            Ok(page_size) => maps.set_server_page_size(*page_size),
+            Err(_) if !was_on => maps.stop_logging(),
+            Err(_) => {}
         }
         result
     }
@@ -122,21 +124,23 @@ impl Client {
     }
 
     /// Asks the server for the pages of (a part of) a mapping, in pieces.
+    ///
+    /// Always in its own page size, or less than that for a range that is shorter: libvfio-user gets
+    /// lost where it has to convert.
     fn report_mapping(
         &self,
         first: u64,
         last: u64,
         to: &mut DirtyPages,
     ) -> Result<(), ClientError> {
-        // Servers refuse pages that are larger than the range.
-        let most = 1 << ((last - first).saturating_add(1)).ilog2();
-        let page_size = to.page_size().min(most);
+        let maps = &self.inner.maps;
         let words = (self.inner.max_transfer as u64 / 8).max(1);
+        let page_size = maps.server_page_size((last - first).saturating_add(1));
         let piece = page_size.saturating_mul(64).saturating_mul(words);
         let mut at = first;
         loop {
             let length = (last - at).saturating_add(1).min(piece);
-            let page_size = page_size.min(1 << length.ilog2());
+            let page_size = maps.server_page_size(length);
             let mut pages = DirtyPages::new(at, length, page_size).ok_or(BAD_RANGE)?;
             let op = FeatureOp::GetLoggingReport { iova: at, length, page_size };
             self.feature(op, |result| match result {
@@ -158,8 +162,8 @@ impl Client {
     /// device has written since the last report on them. Logging must be on.
     ///
     /// # Errors
-    /// See [`ClientError`]; `EINVAL` if the bits are more than one message can carry. Then ask for a
-    /// report first, and unmap with a larger page size.
+    /// See [`ClientError`]. If it is the server's reply that can't be understood, the mapping has to
+    /// be taken for existing and dirty.
     pub fn dma_unmap_dirty(
         &self,
         address: u64,
@@ -176,18 +180,25 @@ impl Client {
             // Nothing that the server could know.
             self.unmap(UnmapWhat::Range { address, size })?;
         } else {
-            let bitmap_size = bitmap_len(size, page_size).map_err(|_| BAD_RANGE)?;
-            let what = UnmapWhat::RangeWithDirty { address, size, pgsize: page_size, bitmap_size };
+            // All bits come in one message.
+            let mut pgsize = maps.server_page_size(size);
+            while bitmap_len(size, pgsize).is_ok_and(|len| len > self.inner.max_transfer as u64) {
+                pgsize = pgsize.checked_mul(2).ok_or(BAD_RANGE)?;
+            }
+            let bitmap_size = bitmap_len(size, pgsize).map_err(|_| BAD_RANGE)?;
+            let mut theirs = DirtyPages::new(address, size, pgsize).ok_or(BAD_RANGE)?;
+            let what = UnmapWhat::RangeWithDirty { address, size, pgsize, bitmap_size };
             let reply = self.call(&Request::DmaUnmap(DmaUnmapRequest::new(what)), &[])?;
             self.parse(Command::DmaUnmap, &reply, |reply| match reply {
                 Reply::DmaUnmap(reply) => {
                     let bitmap = reply.bitmap.filter(|bitmap| {
-                        bitmap.pgsize == page_size && bitmap.data.len() as u64 == bitmap_size
+                        bitmap.pgsize == pgsize && bitmap.data.len() as u64 == bitmap_size
                     });
-                    bitmap.map(|bitmap| pages.or_bits(bitmap.data))
+                    bitmap.map(|bitmap| theirs.or_bits(bitmap.data))
                 }
                 _ => None,
             })?;
+            pages.union(&theirs);
             self.recycle(reply);
         }
         maps.report(&mut pages.picture());

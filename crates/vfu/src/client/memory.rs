@@ -9,7 +9,7 @@ use vfu_proto::wire::{DmaMapFlags, Errno};
 
 use crate::dma::dirty::{Log, Pages, Picture};
 use crate::sync::RwLock;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Memory that the server reaches by DMA_READ and DMA_WRITE messages.
 ///
@@ -57,6 +57,8 @@ pub(super) struct Maps {
     by_address: RwLock<BTreeMap<u64, Map>>,
     /// Dirty page logging of what is written by messages.
     log: Log,
+    /// The page size with which the server logs, in bytes.
+    server_page_size: AtomicU64,
     /// A thread serves messages.
     served: AtomicBool,
 }
@@ -175,6 +177,16 @@ impl Maps {
     pub(super) fn start_logging(&self, page_size: u64) -> Result<(), Errno> {
         let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
         self.log.start(page_size, maps.values().filter_map(Map::pages)).map(drop)
+    }
+
+    pub(super) fn set_server_page_size(&self, bytes: u64) {
+        self.server_page_size.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The page size with which the server logs, or a smaller one if `length` is less.
+    pub(super) fn server_page_size(&self, length: u64) -> u64 {
+        let most = 1 << length.max(1).ilog2();
+        self.server_page_size.load(Ordering::Relaxed).clamp(1, most)
     }
 
     /// Forgets what was logged.

@@ -24,8 +24,9 @@
 //! the guest's accesses do not come here, and the table stays as after a reset, in which all vectors
 //! are masked. Mask Bits in the table therefore count from the client's first write to the table on,
 //! until a reset or the end of the session. QEMU shows a vector that the guest has never unmasked by
-//! giving it no eventfd; one that has one it masks by itself, and the guest finds it pending in
-//! QEMU's own Pending Bit Array.
+//! giving it no eventfd, and asks the device for the Pending Bit Array, which is right for such
+//! vectors. One that has an eventfd it masks without a word: then the interrupt comes when the guest
+//! unmasks it, but the Pending Bit Array can't show it.
 
 mod eventfd;
 mod fence;

@@ -12,6 +12,66 @@
 //!                          ▲
 //!                          └────► RESUMING
 //! ```
+//!
+//! A device whose state is in its fields says which, and has nothing more to do:
+//!
+//! ```
+//! use vfu::migration::{LoadError, Migration, State};
+//! use vfu::regmap::{RegisterBank, RegisterDevice};
+//! use vfu::wire::Errno;
+//! use vfu::{Access, Device, Fault};
+//!
+//! vfu::registers! {
+//!     /// What BAR 0 holds.
+//!     pub fn map("counter", 4096);
+//!     0x00 COUNT: Ro<u32>, "reads so far";
+//!     0x04 SCRATCH: Rw<u32>;
+//! }
+//!
+//! struct Counter { registers: RegisterBank, reads: u64 }
+//!
+//! vfu::state! { Counter { registers, reads } }
+//!
+//! impl Migration for Counter {
+//!     fn save(&mut self) -> Result<Vec<u8>, Errno> {
+//!         Ok(self.to_state())
+//!     }
+//!
+//!     fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError> {
+//!         Ok(self.load_state(version, state)?)
+//!     }
+//! }
+//!
+//! impl Device for Counter {
+//!     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
+//!         self.reads += 1;
+//!         self.registers.set(COUNT, self.reads);
+//!         self.registers.bar_read(at.offset, data)
+//!     }
+//!
+//!     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
+//!         self.registers.bar_write(at.offset, data)
+//!     }
+//!
+//!     fn migration(&mut self) -> Option<&mut dyn Migration> {
+//!         Some(self)
+//!     }
+//! }
+//!
+//! let mut here = Counter { registers: RegisterBank::new(map()), reads: 0 };
+//! here.region_write(Access { region: 0, offset: SCRATCH }, &[7, 0, 0, 0])?;
+//! let saved = here.save().expect("there is no error in it");
+//! let mut there = Counter { registers: RegisterBank::new(map()), reads: 0 };
+//! there.load(1, &saved).expect("it is of the same device");
+//! assert_eq!(there.registers.get(SCRATCH), 7);
+//! # Ok::<(), Fault>(())
+//! ```
+//!
+//! A device with threads also implements [`Migration::stop`] and [`Migration::start`]. State that
+//! comes from elsewhere is checked before it is used: by [`State`] for what it is made of, by the
+//! device for what it means.
+//!
+//! The other side of it, which moves a device, is [`Migrate`](crate::client::Migrate).
 
 mod image;
 mod machine;
@@ -49,8 +109,10 @@ pub trait Migration {
     /// DMA that is under way is ended before this is called: what was written has arrived, or the
     /// call fails with [`DmaError::Canceled`](crate::DmaError::Canceled) or `Busy`, as if nothing had
     /// been asked. It is a part of the state, to be tried again when the device goes on: after
-    /// [`start`](Self::start), or after [`Device::resume`](crate::Device::resume) if it was not
-    /// stopped after all, because the client did not acknowledge what was written.
+    /// [`start`](Self::start); or if it was not stopped after all, because the client did not
+    /// acknowledge what was written, or has gone, after
+    /// [`Device::resume`](crate::Device::resume) or
+    /// [`Reset::ConnectionLost`](crate::Reset::ConnectionLost).
     ///
     /// # Errors
     /// It goes on running; the client gets the errno.
@@ -73,11 +135,16 @@ pub trait Migration {
     fn save(&mut self) -> Result<Vec<u8>, Errno>;
 
     /// Takes over a state that [`save`](Self::save) gave on a device of the same kind. The bytes
-    /// have come unharmed, but from anywhere: what they say has to be checked.
+    /// have come unharmed, but from anywhere: what they say has to be checked. The device is stopped
+    /// from then on, also if it has not run yet.
     ///
     /// # Errors
     /// They are no state of this device. It is in error until it is reset.
     fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError>;
+
+    /// A client begins to save the device, as it stands or while it runs: what was
+    /// [given early](Self::save_early) until now has been for somebody else.
+    fn begin_saving(&mut self) {}
 
     /// Whether the device can be saved in part while it runs (PRE_COPY).
     fn can_pre_copy(&self) -> bool {

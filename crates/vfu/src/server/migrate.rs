@@ -223,6 +223,7 @@ impl Executor {
                 let (writer, header) = self.begin_image();
                 moving.machine.save(&header);
                 (moving.writer, moving.early) = (Some(writer), 0);
+                device.begin_saving();
                 moving.save_early(device);
                 Ok(())
             }
@@ -231,6 +232,9 @@ impl Executor {
                     self.stop(device)?;
                 }
                 let most = device.max_len();
+                if moving.writer.is_none() {
+                    device.begin_saving();
+                }
                 // More could not be loaded.
                 let saved = match device.save() {
                     Ok(own) if own.len() > most => Err(Errno::ENOSPC),

@@ -1,9 +1,10 @@
 //! A device that has every kind of interrupt, and a VMM that uses them.
 #![allow(dead_code)] // Each test binary uses its part.
 
+use vfu::migration::{LoadError, Migration};
 use vfu::pci::{Msi, regs};
 use vfu::server::Builder;
-use vfu::wire::{IrqAction, IrqData, SetIrqs};
+use vfu::wire::{Errno, IrqAction, IrqData, SetIrqs};
 use vfu::{Access, Bar, Device, Fault, Handle, IrqIndex, Pci, Pin, Server};
 use vfu_testkit::{Function, Interrupts, Served, Vmm, serve_in_process};
 
@@ -24,6 +25,25 @@ impl Device for Silent {
 
     fn region_write(&mut self, _: Access, _: &[u8]) -> Result<(), Fault> {
         Err(Fault::Unmodelled)
+    }
+
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        Some(self)
+    }
+}
+
+/// There is nothing to it but its interrupts.
+impl Migration for Silent {
+    fn max_len(&self) -> usize {
+        0
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, Errno> {
+        Ok(Vec::new())
+    }
+
+    fn load(&mut self, _: u32, _: &[u8]) -> Result<(), LoadError> {
+        Ok(())
     }
 }
 

@@ -8,6 +8,11 @@
 //! - `msi`: the same with MSI and by IOVA, bound to `vfio-pci` behind an IOMMU
 //! - `dirty`, `clean`: fill registers before a reset, check them after it
 //!
+//! `guest-program irqtest DIR TEST`, where TEST is one of
+//!
+//! - `msix`: every vector, masked and unmasked by the kernel, bound to `vfio-pci` behind an IOMMU
+//! - `err`: tells the VMM that the device has failed, which stops the machine
+//!
 //! `guest-program dmatest DIR TEST`, where TEST is one of the following. PLACE says where the device
 //! copies: `on-thread`, `in-write` or `in-read`. Every byte is checked.
 //!
@@ -28,6 +33,7 @@
 mod bartest;
 mod dmatest;
 mod edu;
+mod irqtest;
 mod memory;
 mod sys;
 mod uio;
@@ -55,12 +61,13 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
         ["edu", dir, test] => edu_test(Path::new(dir), test),
+        ["irqtest", dir, test] => irqtest_test(Path::new(dir), test),
         ["dmatest", dir, ref test @ ..] => dmatest_test(Path::new(dir), test),
         ["bartest", dir, ref test @ ..] => bartest_test(Path::new(dir), test),
-        _ => {
-            Err("usage: guest-program edu|dmatest|bartest DIR TEST...; see the head of main.rs"
-                .into())
-        }
+        _ => Err(
+            "usage: guest-program edu|irqtest|dmatest|bartest DIR TEST...; see the head of main.rs"
+                .into(),
+        ),
     };
     match result {
         Ok(said) => {
@@ -101,6 +108,14 @@ fn edu_test(dir: &Path, test: &str) -> Result<String> {
             open(dir)?.is_reset()?;
             Ok("registers as after a reset".into())
         }
+        _ => Err(format!("no test {test}").into()),
+    }
+}
+
+fn irqtest_test(dir: &Path, test: &str) -> Result<String> {
+    match test {
+        "msix" => irqtest::msix(&vfio::Device::open(dir)?),
+        "err" => Ok(irqtest::err(&registers(dir, irqtest::BAR)?)),
         _ => Err(format!("no test {test}").into()),
     }
 }

@@ -17,11 +17,15 @@ const TYPE1: usize = 1;
 const SET_IOMMU: u32 = 2;
 const GROUP_SET_CONTAINER: u32 = 4;
 const GET_REGION_INFO: u32 = 8;
+const SET_IRQS: u32 = 10;
 const MAP_DMA: u32 = 13;
 const UNMAP_DMA: u32 = 14;
 
 const REGION_CONFIG: u32 = 7;
 const IRQ_MSI: u32 = 1;
+const IRQ_MSIX: u32 = 2;
+/// The most vectors of MSI-X that are arranged at once.
+const MOST: usize = 20;
 
 /// A device bound to `vfio-pci`, and its container.
 pub(crate) struct Device {
@@ -88,6 +92,29 @@ impl Device {
         let mut words = [24, 0, c, d, PAGE as u32, 0];
         sys::vfio_words(&self.container, UNMAP_DMA, &mut words)?;
         Ok(())
+    }
+
+    /// Gives vectors of MSI-X their eventfds, or takes them away; the first time it enables MSI-X.
+    pub(crate) fn msix(&self, start: u32, events: &[Option<&OwnedFd>]) -> Result<()> {
+        use std::os::fd::AsRawFd;
+
+        const DATA_EVENTFD_ACTION_TRIGGER: u32 = 1 << 2 | 1 << 5;
+        let mut words = [0; 5 + MOST];
+        let count = events.len();
+        let size = 4 * (5 + count) as u32;
+        let head = [size, DATA_EVENTFD_ACTION_TRIGGER, IRQ_MSIX, start, count as u32];
+        words[..5].copy_from_slice(&head);
+        for (word, event) in words[5..].iter_mut().zip(events) {
+            *word = event.map_or(u32::MAX, |event| event.as_raw_fd() as u32);
+        }
+        sys::vfio_words(&self.device, SET_IRQS, &mut words)?;
+        Ok(())
+    }
+
+    /// Reads from a region.
+    pub(crate) fn read(&self, region: u32, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let (start, _) = self.region(region)?;
+        Ok(self.device.read_exact_at(bytes, start + offset)?)
     }
 
     /// Enables MSI with one vector.

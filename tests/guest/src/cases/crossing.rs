@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::guest::{Device, Machine, Memory};
 use crate::lab::Bench;
+use crate::server::Server;
 use crate::suite::Test;
 
 /// Short ones.
@@ -94,7 +95,7 @@ pub(super) const LONG: &[Test] = &[Test {
 }];
 
 /// One device, one machine, and what the program inside is to do.
-struct Plan {
+pub(super) struct Plan {
     memory: Memory,
     cpus: u32,
     /// QEMU posts writes to the device's registers, as a PCI bus does.
@@ -104,15 +105,15 @@ struct Plan {
 }
 
 impl Plan {
-    fn shared(word: &'static str) -> Plan {
+    pub(super) fn shared(word: &'static str) -> Plan {
         Plan { memory: Memory::Shared, cpus: 1, posted_writes: true, word }
     }
 
-    fn messages(word: &'static str) -> Plan {
+    pub(super) fn messages(word: &'static str) -> Plan {
         Plan { memory: Memory::Private, ..Plan::shared(word) }
     }
 
-    fn cpus(self, cpus: u32) -> Plan {
+    pub(super) fn cpus(self, cpus: u32) -> Plan {
         Plan { cpus, ..self }
     }
 
@@ -121,7 +122,11 @@ impl Plan {
     }
 
     fn run(self, bench: &Bench<'_>) -> Result<()> {
-        let mut server = bench.serve("dmatest")?;
+        self.run_on(bench, bench.serve("dmatest")?)
+    }
+
+    /// The same with another server of such a device.
+    pub(super) fn run_on(self, bench: &Bench<'_>, mut server: Server) -> Result<()> {
         let mut device = Device::vfio_user("dma0", server.socket());
         if !self.posted_writes {
             device = device.with("x-no-posted-writes", true.into());

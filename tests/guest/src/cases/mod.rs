@@ -4,10 +4,12 @@
 use crate::suite::Test;
 
 mod bartest;
+mod c_library;
 mod crossing;
 mod edu;
 mod hotplug;
 mod idio16;
+mod irqtest;
 mod lspci;
 mod reset;
 mod restart;
@@ -25,6 +27,9 @@ const TESTS: &[Test] = &[
     reset::FUNCTION,
     hotplug::HOTPLUG,
     restart::RESTART,
+    irqtest::MSIX,
+    irqtest::MSIX_SMP,
+    irqtest::ERR,
     edu::OF_QEMU,
     lspci::LSPCI,
     bartest::BAR,
@@ -33,7 +38,7 @@ const TESTS: &[Test] = &[
 
 /// The tests that run unless others are named, in their order.
 pub fn by_default() -> impl Iterator<Item = &'static Test> {
-    TESTS.iter().chain(crossing::TESTS)
+    TESTS.iter().chain(crossing::TESTS).chain(c_library::TESTS)
 }
 
 /// All tests: also those that take long, and have to be named.

@@ -67,7 +67,7 @@ impl fmt::Display for MigrateStep {
 pub struct MigrateError {
     /// What was under way.
     pub step: MigrateStep,
-    /// The end that failed; `None`: a hook.
+    /// The end that failed; `None`: a hook, or it was canceled.
     pub side: Option<Side>,
     /// Whether the source goes on as if nothing had been; or stays as it was, if it did not run.
     pub source_goes_on: Result<(), ClientError>,
@@ -79,7 +79,7 @@ impl fmt::Display for MigrateError {
         let step = self.step;
         match self.side {
             Some(side) => write!(f, "{step} failed at the {side}")?,
-            None => write!(f, "{step} failed in the VMM")?,
+            None => write!(f, "{step} failed at neither end")?,
         }
         match &self.source_goes_on {
             Ok(()) if step == MigrateStep::Check => f.write_str("; nothing was changed"),
@@ -104,6 +104,10 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn new(side: Side, why: impl Into<AnyError>) -> Failure {
         Failure { side: Some(side), cause: why.into() }
+    }
+
+    pub(super) fn canceled() -> Failure {
+        Failure { side: None, cause: "canceled".into() }
     }
 
     pub(super) fn hook(cause: AnyError) -> Failure {

@@ -59,6 +59,7 @@ pub struct Migrate<'a> {
     downtime_limit: Duration,
     max_state: u64,
     progress: Watch<'a>,
+    cancel: Option<Box<dyn FnMut() -> bool + 'a>>,
     each_round: Hook<'a, u64>,
     before_stop: Hook<'a, ()>,
     while_stopped: Hook<'a, ()>,
@@ -120,6 +121,7 @@ impl<'a> Migrate<'a> {
             downtime_limit: Duration::from_millis(300),
             max_state: 4 << 30,
             progress: None,
+            cancel: None,
             each_round: None,
             before_stop: None,
             while_stopped: None,
@@ -150,6 +152,13 @@ impl<'a> Migrate<'a> {
     /// Is told how far it has come, at each step and with each piece that has been moved.
     pub fn on_progress(mut self, progress: impl FnMut(&Progress) + 'a) -> Self {
         self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Is asked at each step, and with each piece, whether to give up: the source goes on then. Not
+    /// any more once the destination is being started.
+    pub fn cancel_if(mut self, cancel: impl FnMut() -> bool + 'a) -> Self {
+        self.cancel = Some(Box::new(cancel));
         self
     }
 
@@ -218,26 +227,27 @@ struct Run<'a> {
 impl Run<'_> {
     fn all(&mut self) -> Result<Duration, Failure> {
         let flags = self.check()?;
-        self.enter(MigrateStep::Prepare);
+        self.enter(MigrateStep::Prepare)?;
         let (from, to) = (self.ask.from, self.ask.to);
         to.set_device_state(DeviceState::Resuming).map_err(failed(Side::Destination))?;
         self.rounds(flags.contains(MigrationFlags::PRE_COPY))?;
 
-        self.enter(MigrateStep::Stop);
+        self.enter(MigrateStep::Stop)?;
         hook(&mut self.ask.before_stop, 0)?;
         let stopped = Instant::now();
         from.set_device_state(DeviceState::StopCopy).map_err(failed(Side::Source))?;
-        self.enter(MigrateStep::StopCopy);
+        self.enter(MigrateStep::StopCopy)?;
         self.pump()?;
-        self.enter(MigrateStep::Load);
+        self.enter(MigrateStep::Load)?;
         to.set_device_state(DeviceState::Stop).map_err(failed(Side::Destination))?;
         hook(&mut self.ask.while_stopped, 0)?;
-        self.enter(MigrateStep::Start);
+        self.enter(MigrateStep::Start)?;
         to.set_device_state(DeviceState::Running).map_err(failed(Side::Destination))?;
         let downtime = stopped.elapsed();
         // It has nothing more to say, and is not needed any more.
         let _may_be_gone = from.set_device_state(DeviceState::Stop);
-        self.enter(MigrateStep::Done);
+        self.progress.step = MigrateStep::Done;
+        self.tell();
         Ok(downtime)
     }
 
@@ -286,7 +296,7 @@ impl Run<'_> {
         if self.ask.max_rounds == 0 || !pre_copy && self.ask.each_round.is_none() {
             return Ok(());
         }
-        self.enter(MigrateStep::PreCopy);
+        self.enter(MigrateStep::PreCopy)?;
         if pre_copy {
             let state = self.ask.from.set_device_state(DeviceState::PreCopy);
             state.map_err(failed(Side::Source))?;
@@ -324,12 +334,21 @@ impl Run<'_> {
                 ));
             }
             self.ask.to.write_state(&piece).map_err(failed(Side::Destination))?;
-            self.enter(self.progress.step);
+            self.enter(self.progress.step)?;
         }
     }
 
-    fn enter(&mut self, step: MigrateStep) {
+    /// Begins a step, or goes on with it, unless it was canceled.
+    fn enter(&mut self, step: MigrateStep) -> Result<(), Failure> {
+        if self.ask.cancel.as_mut().is_some_and(|cancel| cancel()) {
+            return Err(Failure::canceled());
+        }
         self.progress.step = step;
+        self.tell();
+        Ok(())
+    }
+
+    fn tell(&mut self) {
         self.progress.elapsed = self.began.elapsed();
         if let Some(progress) = &mut self.ask.progress {
             progress(&self.progress);
