@@ -68,7 +68,7 @@ impl Peer {
             let mut fds = Vec::new();
             match self.socket.recv(self.framer.space(), &mut fds, true).ok()? {
                 Received::Bytes(n) => self.framer.received(n, fds),
-                Received::WouldBlock => {}
+                Received::WouldBlock | Received::Interrupted => {}
                 Received::Eof => return None,
             }
         }
