@@ -37,16 +37,10 @@ impl Copier {
 
 impl Device for Copier {
     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
-        match at.region {
-            0 => self.registers.lock().unwrap().bar_read(at.offset, data),
-            _ => Err(Fault::Unmodelled),
-        }
+        self.registers.lock().unwrap().bar_read(at.offset, data)
     }
 
     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
-        if at.region != 0 {
-            return Err(Fault::Unmodelled);
-        }
         let mut registers = self.registers.lock().unwrap();
         registers.bar_write(at.offset, data)?;
         if let Some(job) = registers.job.take() {

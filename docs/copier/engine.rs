@@ -1,6 +1,6 @@
 //! The thread that copies, so that no handler ever waits.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -21,9 +21,15 @@ impl Engine {
     /// The engine of a device with these registers.
     pub fn new(handle: Handle, registers: Arc<Mutex<Registers>>) -> Engine {
         let (jobs, queue) = channel();
-        let working = Arc::new(Mutex::new(()));
-        let engine = Engine { registers: registers.clone(), jobs, working: working.clone() };
-        thread::spawn(move || work(&handle, &registers, &queue, &working));
+        let (shared, working) = (registers.clone(), Arc::default());
+        let engine = Engine { registers, jobs, working };
+        let working = engine.working.clone();
+        thread::spawn(move || {
+            for job in queue {
+                let _working = working.lock().unwrap();
+                work(&handle, &shared, job);
+            }
+        });
         engine
     }
 
@@ -32,27 +38,25 @@ impl Engine {
         let _it_waits_for_them = self.jobs.send(job);
     }
 
-    /// Begins a new life: when this returns, no job of the old one touches memory, or ever will.
+    /// Begins a new life: when this returns, no job of the old one touches
+    /// memory, or ever will.
     pub fn renew(&self) {
         self.registers.lock().unwrap().life += 1;
         drop(self.working.lock().unwrap());
     }
 }
 
-fn work(handle: &Handle, registers: &Mutex<Registers>, queue: &Receiver<Job>, working: &Mutex<()>) {
-    for job in queue {
-        let _working = working.lock().unwrap();
-        if job.life != registers.lock().unwrap().life {
-            continue;
-        }
-        let well = job.is_possible() && copy(&handle.dma(), &job).is_ok();
-        let mut registers = registers.lock().unwrap();
-        if !well && handle.is_stopped() {
-            registers.job = Some(job); // it is to be done when the device goes on
-        } else if registers.end(&job, well) {
-            if let Err(error) = handle.vector(0).trigger() {
-                tracing::debug!(%error, "no interrupt");
-            }
+fn work(handle: &Handle, registers: &Mutex<Registers>, job: Job) {
+    if job.life != registers.lock().unwrap().life {
+        return;
+    }
+    let well = job.is_possible() && copy(&handle.dma(), &job).is_ok();
+    let mut registers = registers.lock().unwrap();
+    if !well && handle.is_stopped() {
+        registers.job = Some(job); // to be done when the device goes on
+    } else if registers.end(&job, well) {
+        if let Err(error) = handle.vector(0).trigger() {
+            tracing::debug!(%error, "no interrupt");
         }
     }
 }

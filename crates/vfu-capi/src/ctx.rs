@@ -39,6 +39,8 @@ pub(crate) struct Context {
     /// The page size of the log that the client started.
     pub(crate) logging: Mutex<Option<u64>>,
     station: OnceLock<Station>,
+    /// `vfu_realize_ctx` was called, to be seen without the lock of `setup`.
+    pub(crate) is_realized: AtomicBool,
     /// The program has started DMA that it does not wait for, some time.
     pub(crate) moves: AtomicBool,
     /// Of that, what has ended, and not been told of yet.
@@ -80,6 +82,7 @@ impl Context {
             log: Log::default(),
             config: Config::default(),
             irqs: Arc::default(),
+            is_realized: AtomicBool::new(false),
             moves: AtomicBool::new(false),
             completed: Arc::default(),
             setup: Mutex::default(),

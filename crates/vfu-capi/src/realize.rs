@@ -1,6 +1,7 @@
 //! `vfu_realize_ctx`: what the program has said of its device becomes what the client sees.
 
 use std::ffi::c_int;
+use std::sync::atomic::Ordering;
 
 use crate::config::{BAR0, CONVENTIONAL, INTERRUPT_PIN, STATUS, STATUS_CAPS};
 use crate::ctx::{Context, context};
@@ -67,6 +68,7 @@ pub unsafe extern "C" fn vfu_realize_ctx(ctx: *mut Ctx) -> c_int {
         }
         ctx.irqs.resize(&setup.irq_counts);
         setup.realized = true;
+        ctx.is_realized.store(true, Ordering::Release);
         Ok(0)
     })
 }

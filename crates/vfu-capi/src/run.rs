@@ -34,7 +34,7 @@ pub unsafe extern "C" fn vfu_run_ctx(ctx: *mut Ctx) -> c_int {
     let before = errno::get();
     let result = entry(-1, || {
         let ctx = context!(ctx);
-        if !ctx.setup().realized {
+        if !ctx.is_realized.load(Ordering::Acquire) {
             return Err(EINVAL);
         }
         if ctx.station().is_inside() {

@@ -247,3 +247,17 @@ fn many_writes_that_make_no_sense_do_nothing() {
     }
     assert_eq!(server.log().take(), []);
 }
+
+#[test]
+fn the_bar_that_was_added_for_msix_is_none_of_the_devices() {
+    let server = TestServer::start();
+    let peer = begin(&server);
+    server.log().take();
+    // Behind the table of 4 vectors, across its end, behind the Pending Bit Array.
+    for (offset, len) in [(0x40, 4), (0x3c, 8), (0x800, 8), (0x1008, 4), (0x1ffc, 4)] {
+        assert_eq!(peer.call(1, &write(1, offset, &vec![0; len])).unwrap().errno(), None);
+        let ones = vec![0xff; len];
+        assert_eq!(data(&peer.call(2, &read(1, offset, len as u32)).unwrap()), ones, "{offset:#x}");
+    }
+    assert_eq!(server.log().take(), []);
+}

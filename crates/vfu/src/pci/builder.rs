@@ -160,7 +160,7 @@ impl Pci {
 
     /// Adds MSI-X with 1 to 2048 vectors; 12 bytes. Table and PBA get a 32-bit memory BAR of their
     /// own, at the lowest index that no other BAR of this description uses; see
-    /// [`ConfigSpace::msix_bar`].
+    /// [`ConfigSpace::msix_bar`]. A server answers for all of it: no access to it reaches the device.
     pub fn msix(mut self, vectors: u16) -> Self {
         self.capabilities.push(Asked::Msix(vectors, None));
         self

@@ -54,6 +54,8 @@ impl Executor {
             if let Err(e) = memory.read(offset, data) {
                 debug!(region, error = %e, "read of shared memory");
             }
+        } else if self.regions.is_of_msix(region) {
+            debug!(region, offset, "read beside the MSI-X table and PBA");
         } else if self.is_frozen() {
             debug!(region, offset, "read from a device that is being moved");
         } else {
@@ -117,6 +119,8 @@ impl Executor {
             }
         } else if let Some(doorbell) = self.regions.rung(region, offset, data) {
             doorbell.ring();
+        } else if self.regions.is_of_msix(region) {
+            debug!(region, offset, "write beside the MSI-X table and PBA");
         } else {
             let at = Access { region, offset };
             let result = context::run(&self.shared, Inside::Handler, || match defer {

@@ -81,6 +81,8 @@ struct Entry {
     read_only: bool,
     type_: Option<(u32, u32)>,
     shared: Option<Shareable>,
+    /// The BAR that was added for MSI-X: what lies beside table and PBA is not the device's.
+    of_msix: bool,
 }
 
 impl Regions {
@@ -93,7 +95,8 @@ impl Regions {
                 _ => config.bar(index).map_or(0, |bar| bar.size),
             };
             let read_only = index as u32 == ROM_REGION;
-            list.push(Entry { size, read_only, ..Entry::default() });
+            let of_msix = config.msix_bar() == Some(index);
+            list.push(Entry { size, read_only, of_msix, ..Entry::default() });
         }
         for (bar, share) in asked.shared {
             let is_memory = config.bar(bar).is_some_and(|bar| bar.kind != BarKind::Io);
@@ -108,7 +111,7 @@ impl Regions {
                 return Err(ShareError::EmptyRegion { region: list.len() as u32 });
             }
             let Region { size, type_, read_only, memory: shared } = region;
-            list.push(Entry { size, read_only, type_, shared });
+            list.push(Entry { size, read_only, type_, shared, of_msix: false });
         }
         for (index, entry) in list.iter_mut().enumerate() {
             let kept: Vec<_> = msix_places(config, index).collect();
@@ -141,6 +144,11 @@ impl Regions {
     /// Whether writes are dropped.
     pub(crate) fn is_read_only(&self, index: u32) -> bool {
         self.entry(index).is_ok_and(|entry| entry.read_only)
+    }
+
+    /// Whether it is the BAR that was added for MSI-X.
+    pub(crate) fn is_of_msix(&self, index: u32) -> bool {
+        self.entry(index).is_ok_and(|entry| entry.of_msix)
     }
 
     /// The memory that the client may map, and that the library reads and writes for it.
