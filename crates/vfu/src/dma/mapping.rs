@@ -17,8 +17,9 @@ pub(crate) struct Mapping {
     base: NonNull<u8>,
     /// The mapping's length in bytes, from `base`.
     mapped: usize,
-    /// Where the piece begins, in bytes from `base`.
+    /// Where the piece begins and ends, in bytes from `base`.
     skip: usize,
+    end: usize,
     /// The size of its pages.
     page: usize,
 }
@@ -40,8 +41,9 @@ impl Mapping {
     ) -> Result<Mapping, Errno> {
         let page = page_size(fd);
         let skip = offset % page;
-        let mapped = len.checked_add(skip).and_then(|len| len.checked_next_multiple_of(page));
-        let mapped = usize::try_from(mapped.ok_or(Errno::INVAL)?).map_err(|_| Errno::NOMEM)?;
+        let end = len.checked_add(skip).ok_or(Errno::INVAL)?;
+        let mapped = end.checked_next_multiple_of(page).ok_or(Errno::INVAL)?;
+        let mapped = usize::try_from(mapped).map_err(|_| Errno::NOMEM)?;
         let mut prot = ProtFlags::empty();
         prot.set(ProtFlags::READ, readable);
         prot.set(ProtFlags::WRITE, writable);
@@ -49,7 +51,8 @@ impl Mapping {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
         let base = unsafe { mmap(std::ptr::null_mut(), mapped, prot, flags, fd, offset - skip) }?;
         let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
-        Ok(Mapping { base, mapped, skip: skip as usize, page: page as usize })
+        let (skip, end, page) = (skip as usize, end as usize, page as usize);
+        Ok(Mapping { base, mapped, skip, end, page })
     }
 
     /// Copies from the piece; `at` is in bytes from its start. The caller checked the permission.
@@ -87,7 +90,7 @@ impl Mapping {
     fn at(&self, at: u64, len: usize) -> Result<*mut u8, Errno> {
         let start = usize::try_from(at).ok().and_then(|at| at.checked_add(self.skip));
         let start = start.ok_or(Errno::FAULT)?;
-        if start.checked_add(len).is_none_or(|end| end > self.mapped) {
+        if start.checked_add(len).is_none_or(|end| end > self.end) {
             return Err(Errno::FAULT);
         }
         // SAFETY: `start` lies in the mapping, or just behind it if `len` is 0.
