@@ -243,8 +243,8 @@ static uint32_t something(uint8_t *payload, uint16_t *cmd)
 #undef IS
 }
 
-/* A whole message, one in two of them with a number that is odd; now and then half a one, and good-bye. */
-static void send_something(void)
+/* A whole message, one in two of them with a number that is odd; now and then half a one, and good-bye: false. */
+static bool send_something(void)
 {
     uint8_t bytes[16 + 256];
     uint16_t cmd;
@@ -261,14 +261,13 @@ static void send_something(void)
     }
     for (int i = 0; i < nr_fds; i++)
         fds[i] = memory(number(2) * RAM_SIZE);
-    if (number(200) != 0) {
-        wire_send(dev.sock, bytes, len, fds, nr_fds);
-    } else {
-        wire_send(dev.sock, bytes, len / 2 + 1, fds, nr_fds);
+    bool leaves = number(200) == 0;
+    wire_send(dev.sock, bytes, leaves ? len / 2 + 1 : len, fds, nr_fds);
+    if (leaves)
         shutdown(dev.sock, SHUT_WR);
-    }
     for (int i = 0; i < nr_fds; i++)
         close(fds[i]);
+    return !leaves;
 }
 
 static void drop_answers(void)
@@ -295,11 +294,13 @@ static void anything(uint32_t from)
     for (int message = 0; message < 3000; message++) {
         if (message % 50 == 0) /* a device that is stopped has little to do */
             wire_command(dev.sock, 1, VFIO_USER_DEVICE_FEATURE, running, sizeof(running), NULL, 0);
-        send_something();
+        bool stays = send_something();
         dev.state_written = 0;
         dev.transitions = 0;
-        if (run_once() < 0) {
-            CHECK(dev.rc_errno == ENOTCONN);
+        if (!stays)
+            run_until(ENOTCONN);
+        if (!stays || run_once() < 0) {
+            EQ(dev.rc_errno, ENOTCONN);
             close(dev.sock);
             device_connect(CAPABILITIES);
         }
