@@ -148,20 +148,6 @@ fn what_is_pending_ends_with_its_type_its_life_and_its_session() {
     assert_eq!(fired(&msix), [(1, 1)]);
 }
 
-/// The eventfds stay, but a reset has cleared MSI-X Enable: until it is set again the device has its pin.
-#[test]
-fn a_reset_disables_messages_of_a_driver_that_enables_them() {
-    let bench = Bench::new();
-    let msix = bench.enable_msix(4);
-    bench.vmm.client().reset().unwrap();
-    bench.vmm.set_bus_master(true).unwrap();
-    assert_eq!(bench.handle().messages(), None);
-    assert_eq!(bench.handle().vector(0).trigger(), Err(IrqError::NotEnabled));
-    bench.msix_control(MSIX_ENABLE);
-    bench.raise(0);
-    assert_eq!(fired(&msix), [(0, 1)]);
-}
-
 #[test]
 fn the_pending_bits_can_be_read_in_any_piece_and_not_written() {
     let bench = Bench::new();

@@ -215,6 +215,7 @@ impl Irqs {
         self.want_pin(false);
         state.pin = false;
         state.gates = Gates::default();
+        state.governed = [false; 5];
         state.vectors.iter_mut().flatten().for_each(Vector::forget);
         if let Some(table) = &mut state.table {
             table.reset();
