@@ -78,7 +78,7 @@ impl Context {
         let mut at = data.cast::<u8>();
         for sg in sgl.iter().filter(|sg| sg.len > 0) {
             self.with_region(sg, |_| ())?;
-            if way == Way::Write && !sg.writable {
+            if way == Way::Write && sg.writable == 0 {
                 return Err(EPERM);
             }
             let (address, len) = (sg.address + sg.offset, sg.len as usize);
