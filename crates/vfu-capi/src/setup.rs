@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 
 use crate::caps::Capability;
-use crate::config::PciType;
+use crate::config::{BAR0, PciType};
 use crate::ctx::{Context, context};
 use crate::errno::{EINVAL, entry, quiet};
 use crate::log::{ERR, WARNING};
@@ -185,6 +185,9 @@ pub unsafe extern "C" fn vfu_setup_region(
             offset,
             ioeventfds: std::mem::take(&mut region.ioeventfds),
         };
+        if setup.realized && index < BARS {
+            ctx.config.set_masked(BAR0 + index * 4, setup.bar_type(index), 0x0f);
+        }
         Ok(0)
     })
 }
