@@ -187,9 +187,14 @@ impl Context {
 
     /// Executes a command, once the device is quiesced if it has to be.
     pub(crate) fn take(&self, session: &Session, command: Command) -> Taken {
-        match self.quiesce_for(&command) {
+        let rests = self.needs_quiesce(&command) && self.setup().quiesce.is_some();
+        match if rests { self.quiesce() } else { Ok(()) } {
             Ok(()) => {
-                self.execute(session, command);
+                if rests {
+                    self.station().at_rest(|| self.execute(session, command));
+                } else {
+                    self.execute(session, command);
+                }
                 Taken::Executed
             }
             Err(EBUSY) => {
@@ -204,10 +209,6 @@ impl Context {
                 Taken::Refused
             }
         }
-    }
-
-    fn quiesce_for(&self, command: &Command) -> Result<(), c_int> {
-        if self.needs_quiesce(command) { self.quiesce() } else { Ok(()) }
     }
 
     fn quiesce(&self) -> Result<(), c_int> {
@@ -307,7 +308,7 @@ pub unsafe extern "C" fn vfu_device_quiesced(ctx: *mut Ctx, quiesce_errno: c_int
         match (pending, session) {
             (Pending::Command(command), Some(session)) => {
                 if quiesce_errno == 0 {
-                    ctx.execute(&session, command);
+                    ctx.station().at_rest(|| ctx.execute(&session, command));
                 } else {
                     session.refuse(&command.header(), quiesce_errno as u32);
                     session.recycle(command);
