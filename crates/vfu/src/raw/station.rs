@@ -14,7 +14,7 @@ use crate::dma::dirty::{Grid, Picture};
 use crate::dma::{self, Inserted};
 use crate::irq::{EventFd, Irqs};
 use crate::pci::ConfigSpace;
-use crate::shared::Shared;
+use crate::shared::{Gate, Shared};
 use crate::sync::Mutex;
 
 /// One device, from its making to its end; clients come and go. Cheap to clone.
@@ -45,6 +45,19 @@ impl Station {
     /// Runs `f` as a callback from which DMA by message could wait for itself, and is refused.
     pub fn notify<T>(&self, f: impl FnOnce() -> T) -> T {
         context::run(&self.shared, Inside::Callback, f)
+    }
+
+    /// Runs `f` while the device is quiesced: DMA that begins meanwhile is refused.
+    pub fn at_rest<T>(&self, f: impl FnOnce() -> T) -> T {
+        struct Open<'a>(&'a Shared);
+        impl Drop for Open<'_> {
+            fn drop(&mut self) {
+                self.0.set_gate(Gate::Open);
+            }
+        }
+        self.shared.set_gate(Gate::Quiesced);
+        let _open = Open(&self.shared);
+        f()
     }
 
     /// Whether this thread is in [`handle`](Self::handle) or [`notify`](Self::notify).
