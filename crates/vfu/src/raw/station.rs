@@ -70,7 +70,7 @@ impl Station {
     /// # Errors
     /// What DMA_MAP answers.
     pub fn map(&self, map: &DmaMap, fd: Option<OwnedFd>, limit: usize) -> Result<bool, Errno> {
-        let region = dma::Region::new(map, fd)?;
+        let region = dma::Region::new(map, fd, &self.shared.table.files)?;
         if let Some(pages) = region.logged() {
             self.shared.dirty.admit(pages);
         }
