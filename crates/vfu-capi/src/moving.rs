@@ -99,10 +99,11 @@ impl Context {
 
     fn move_all(&self, pieces: Vec<Piece>, direct: Direct, done: Done) {
         self.moves.store(true, Ordering::Release);
-        let completed = self.completed.clone();
+        let (completed, station) = (self.completed.clone(), self.station().clone());
         let ended = Box::new(move |result: Result<(), vfu::DmaError>| {
             let error = result.map_or_else(|e| e.errno().raw(), |()| 0);
             lock(&completed.0).push((done, error));
+            station.kick();
         });
         self.station().move_all(pieces, direct, ended);
         if self.station().is_inside() {

@@ -12,6 +12,7 @@ use crate::errno::{self, EBUSY, EDEADLK, EINTR, EINVAL, ENOTCONN, checked, entry
 use crate::execute::{RESET_DEVICE, RESET_LOST_CONN};
 use crate::log::{DEBUG, INFO, WARNING};
 use crate::setup::CONFIG;
+use crate::sgl::Between;
 use crate::types::Ctx;
 
 /// What became of a command.
@@ -46,7 +47,6 @@ pub unsafe extern "C" fn vfu_run_ctx(ctx: *mut Ctx) -> c_int {
             let Ok(_running) = ctx.run.try_lock() else { return Ok(0) };
             ctx.run_once()
         } else {
-            let _running = lock(&ctx.run);
             ctx.run_until_error()
         };
         if ctx.is_shared() {
@@ -141,17 +141,25 @@ impl Context {
     fn run_until_error(&self) -> Result<c_int, c_int> {
         loop {
             let session = self.ready()?;
-            match session.wait() {
-                Ok(Wait::Command(command)) => {
-                    if self.take(&session, command) == Taken::PutOff {
-                        return Err(EBUSY);
-                    }
+            // Once there is DMA that nobody waits for, more may happen than that the client says something.
+            let alone = !self.moves.load(Ordering::SeqCst);
+            let done = session.wait(&Between(self), alone, |came| match came {
+                Wait::Command(command, _running) => {
+                    let taken = self.take(&session, command);
+                    self.tell_completed_now();
+                    if taken == Taken::PutOff { Err(EBUSY) } else { Ok(()) }
                 }
-                Ok(Wait::Signal) => return Err(EINTR),
-                Err(_) => {}
+                Wait::Kick => Ok(()),
+                Wait::Signal => Err(EINTR),
+            });
+            if self.is_shared() {
+                self.catch_up();
             }
-            self.tell_completed_now();
-            self.end_if_closed(&session)?;
+            done.unwrap_or(Ok(()))?;
+            if session.closed().is_some() {
+                let _running = lock(&self.run);
+                self.end_if_closed(&session)?;
+            }
         }
     }
 

@@ -7,9 +7,9 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::Ordering;
 
 use vfu::DmaError;
-use vfu::raw::{Command, Direct, Serve, Session, View};
+use vfu::raw::{Claim, Command, Direct, Serve, Session, View};
 
-use crate::ctx::{Context, FLAG_REENTRANT, context, lock};
+use crate::ctx::{Context, FLAG_REENTRANT, context};
 use crate::errno::{self, EACCES, EFAULT, EINVAL, ENOENT, ENOTSUP, EPERM, entry, quiet};
 use crate::memory::{PROT_READ, PROT_WRITE};
 use crate::types::{Ctx, IoVec, Sg};
@@ -288,8 +288,9 @@ impl Context {
 struct Again<'a>(&'a Context);
 
 impl Serve for Again<'_> {
-    fn is_paused(&self) -> bool {
-        self.0.is_pending()
+    fn claim(&self) -> Option<Claim<'_>> {
+        // This thread executes already.
+        (!self.0.is_pending()).then(Claim::default)
     }
 
     fn serve(&self, session: &Session, command: Command) {
@@ -299,15 +300,15 @@ impl Serve for Again<'_> {
 
 /// Executes commands between two calls of vfu_run_ctx. If another thread executes some just now, it
 /// looks for these, too, when it is through: see [`Context::catch_up`].
-struct Between<'a>(&'a Context);
+pub(crate) struct Between<'a>(pub(crate) &'a Context);
 
 impl Serve for Between<'_> {
-    fn is_paused(&self) -> bool {
-        self.0.is_pending() || self.0.run.try_lock().is_err()
+    fn claim(&self) -> Option<Claim<'_>> {
+        let running = self.0.run.try_lock().ok()?;
+        (!self.0.is_pending()).then(|| Claim::held(running))
     }
 
     fn serve(&self, session: &Session, command: Command) {
-        let _running = lock(&self.0.run);
         let _put_off = self.0.take(session, command);
         self.0.tell_completed_now();
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{
-    WARNINGS, crate_dir, files, include_dir, library_dir, run, said, scratch, skip, tool,
+    Language, WARNINGS, crate_dir, files, include_dir, library_dir, run, said, scratch, skip, tool,
 };
 
 /// Compiles the cases; C with GNU's functions, for sockets and descriptors.
@@ -69,6 +69,25 @@ fn every_function_has_a_case() {
         assert!(text.contains(&format!("{function}(")), "{function} is called by no case");
     }
     assert!(functions >= 34, "{functions}");
+}
+
+/// AddressSanitizer sees what goes beyond the end of a block, also where the library allocated it, and
+/// what was never freed.
+#[test]
+fn the_cases_under_address_sanitizer() {
+    let flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    let probe = scratch("asan-probe");
+    let mut compiler = Language::C11.compiler().expect("a C compiler links Rust programs, too");
+    let (source, program) = (probe.join("probe.c"), probe.join("probe"));
+    std::fs::write(&source, "int main(void) { return 0; }\n")
+        .expect("a file in the scratch folder");
+    let empty = compiler.args(flags).arg("-o").arg(program).arg(source);
+    if !empty.output().expect("a compiler that starts").status.success() {
+        return skip("the cases under AddressSanitizer", "its library");
+    }
+    let output = Command::new(build("cases-asan", &flags)).output().expect("the program starts");
+    assert!(output.status.success(), "{}", said(&output));
+    count(&String::from_utf8_lossy(&output.stdout));
 }
 
 /// What reads or writes beyond the end may still give the right answer: valgrind sees it.

@@ -111,7 +111,13 @@ fn text_tells_what_is_there() {
     );
     shows(
         &text,
-        &["1 MiB of 32-bit memory, no address yet", "pin A", "1af4:1100", "[0x05] 1 of 1"],
+        &[
+            "1 MiB of 32-bit memory, no address yet",
+            "pin A",
+            "1af4:1100",
+            "[0x05] 1 of 1",
+            "logs dirty pages   yes",
+        ],
     );
     assert!(!text.contains("Problems"), "{text}");
     let text = good(probe(&i, &[PATIENT]));
@@ -129,6 +135,7 @@ fn json_has_the_values() {
     assert_eq!(report["format"], 1);
     assert_eq!(report["socket"], path.to_str().unwrap());
     assert_eq!(report["session"]["twin_socket"], true);
+    assert_eq!(report["dma_logging"], true);
     assert_eq!(report["session"]["max_transfer"], 1 << 20);
     assert_eq!(report["session"]["server"]["pgsizes"], 4096);
     assert_eq!(
@@ -273,8 +280,9 @@ fn nothing_is_written_and_no_register_is_read() {
             }
             Wire::DeviceFeature => {
                 let op = FeatureRequest::parse(&request.payload).unwrap().op;
-                let gets = matches!(op, FeatureOp::GetMigration | FeatureOp::GetDeviceState);
-                assert!(gets, "{op:?} is not harmless");
+                use FeatureOp::{GetDeviceState, GetMigration, Probe};
+                let asks = matches!(op, GetMigration | GetDeviceState | Probe { .. });
+                assert!(asks, "{op:?} is not harmless");
             }
             other => panic!("{} is not harmless", other.name()),
         }

@@ -68,6 +68,7 @@ pub(super) fn collect(path: &Path, client: &Client) -> Result<Report, ClientErro
             num_irqs: info.num_irqs,
         },
         moving: moving(client)?,
+        dma_logging: logs(client)?,
         regions,
         interrupts,
         config,
@@ -99,6 +100,14 @@ fn moving(client: &Client) -> Result<Option<Moving>, ClientError> {
         DeviceState::PreCopyP2p => "pre_copy_p2p",
     };
     Ok(Some(Moving { ways: ways.map(|(_, name)| name).collect(), state }))
+}
+
+/// Whether dirty pages can be logged. A server that refuses to say can't.
+fn logs(client: &Client) -> Result<bool, ClientError> {
+    match client.has_dma_logging() {
+        Err(ClientError::Refused { .. }) => Ok(false),
+        said => said,
+    }
 }
 
 /// All the ways to reset the device.

@@ -81,6 +81,7 @@ fn write_session(to: &mut String, report: &Report) -> fmt::Result {
         }
         None => line("can be moved", &"no")?,
     }
+    line("logs dirty pages", &if report.dma_logging { "yes" } else { "no" })?;
     let ways: Vec<_> = device.resets.iter().map(name).collect();
     line("resets", &if ways.is_empty() { "none".to_string() } else { ways.join(", ") })
 }

@@ -26,6 +26,8 @@ pub(super) struct Report {
     pub(super) device: Device,
     /// How the device can be moved; `null` if it can't.
     pub(super) moving: Option<Moving>,
+    /// The server can log which pages the device writes.
+    pub(super) dma_logging: bool,
     /// The regions that the server names, those of size 0 included.
     pub(super) regions: Vec<Region>,
     /// The interrupt types that the server names, those without vectors included.

@@ -261,7 +261,8 @@ impl Client {
 
     /// Takes a mapping back (DMA_UNMAP). Gives the bytes that were unmapped: 0 if there was none.
     ///
-    /// Until this succeeds the server may still reach the memory.
+    /// Until this succeeds the server may still reach the memory. Which of its pages were dirty is
+    /// forgotten; [`dma_unmap_dirty`](Self::dma_unmap_dirty) tells.
     ///
     /// # Errors
     /// See [`ClientError`]; `ENOENT` if the range is a part of a mapping, or more than one.

@@ -66,6 +66,9 @@ impl IoEventFd {
 ///   ioeventfds can't).
 /// * A driver that has rung and then reads a register may get what the register held before the
 ///   device saw the ring.
+/// * An eventfd rings also while the function is not in D0, and while the client has stopped it in
+///   order to move it. The server drops such writes if they come by message; a device that is to be
+///   moved leaves such rings alone, or saves them.
 ///
 /// A [reset](crate::Device::reset) does not take rings back: a device that does not want them takes
 /// them there. Once a client has gone, what it kept of the eventfd rings nothing any more.

@@ -8,16 +8,18 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags};
 use vfu_proto::session::{Channel, Closed, Limits, Role};
 
-use super::wait::{On, Sight};
-use super::{Link, Message};
+use super::wait::On;
+use super::{Claim, Link, Message, Reenter, Sight};
 use crate::sync::ThreadBuilder;
 use crate::sync::atomic::Ordering;
 use crate::transport::Signals;
 
 /// What ended a wait for a command.
 #[derive(Debug)]
-pub(crate) enum Came {
-    Command(Message),
+pub(crate) enum Came<'a> {
+    Command(Message, Claim<'a>),
+    /// There may be something to do besides commands.
+    Kick,
     Signal,
 }
 
@@ -47,13 +49,24 @@ impl Link {
         while Channel::ALL.iter().any(full) && self.send_waiting() {}
     }
 
-    /// The next command of the peer, unless a signal comes first; waits for either.
-    pub(crate) fn next_or_signal(&self) -> Result<Came, Closed> {
-        self.wait(Sight::MayBeBlind, On::Commands, |session| {
+    /// The next command of the peer, with a claim to execute it, unless something else comes first.
+    pub(crate) fn next_or_signal<'a>(
+        &self,
+        reentry: &'a dyn Reenter,
+        sight: Sight,
+    ) -> Result<Came<'a>, Closed> {
+        self.wait(sight, On::Commands, |session| {
             if self.interrupted.swap(false, Ordering::SeqCst) {
                 return Some(Came::Signal);
             }
-            self.take_command(session).map(Came::Command)
+            if self.take_kick() {
+                return Some(Came::Kick);
+            }
+            if session.queued() == 0 {
+                return None;
+            }
+            let claim = reentry.claim(self)?;
+            Some(Came::Command(self.take_command(session)?, claim))
         })
     }
 

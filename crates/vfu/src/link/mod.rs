@@ -54,8 +54,10 @@ use crate::transport::Socket;
 pub(crate) use apart::Came;
 pub(crate) use command::Next;
 use outbox::Outbox;
+pub use request::Claim;
 pub(crate) use request::{About, Asker, Reenter, RequestError};
 pub(crate) use scratch::with_scratch;
+pub(crate) use wait::Sight;
 pub(crate) use wake::Wake;
 
 /// A message with the descriptors that came with it.

@@ -46,13 +46,27 @@ pub(crate) struct Asker<'a> {
     budget: Option<Duration>,
 }
 
-/// Executes a command while a handler waits.
+/// Executes a command while somebody waits.
 pub(crate) trait Reenter: Send + Sync {
-    /// Whether commands have to wait now.
-    fn is_paused(&self, link: &Link) -> bool;
+    /// The right to execute the next command; none while commands have to wait. It is asked for before
+    /// the command is taken, so that of several who execute none overtakes another. Never waits.
+    fn claim(&self, link: &Link) -> Option<Claim<'_>>;
 
     /// Executes one command, and answers it.
     fn reenter(&self, link: &Arc<Link>, command: Message);
+}
+
+/// The right to execute a command; it ends with this.
+#[derive(Debug, Default)]
+pub struct Claim<'a> {
+    _held: Option<std::sync::MutexGuard<'a, ()>>,
+}
+
+impl<'a> Claim<'a> {
+    /// For whoever executes under a lock.
+    pub fn held(lock: std::sync::MutexGuard<'a, ()>) -> Self {
+        Claim { _held: Some(lock) }
+    }
 }
 
 impl<'a> Asker<'a> {
@@ -82,10 +96,10 @@ impl<'a> Asker<'a> {
     }
 }
 
-/// What came while a handler waited.
-enum Came {
+/// What came while somebody waited.
+enum Came<'a> {
     End(Result<(), RequestError>),
-    Command(Message),
+    Command(Message, Claim<'a>),
 }
 
 impl Link {
@@ -168,13 +182,18 @@ impl Link {
                 if asker.is_reset(session) {
                     return Some(Came::End(Err(Abort::Canceled.into())));
                 }
-                let reentry = asker.reentry.filter(|reentry| !reentry.is_paused(self));
-                reentry.and_then(|_| self.take_command(session)).map(Came::Command)
+                if session.queued() == 0 {
+                    return None;
+                }
+                let claim = asker.reentry.and_then(|reentry| reentry.claim(self))?;
+                Some(Came::Command(self.take_command(session)?, claim))
             });
             match (came, asker.reentry) {
                 (Ok(Came::End(end)), _) => return end,
-                (Ok(Came::Command(command)), Some(reentry)) => reentry.reenter(self, command),
-                (Ok(Came::Command(_)), None) | (Err(_), _) => return Err(Abort::Closed.into()),
+                (Ok(Came::Command(command, _claim)), Some(reentry)) => {
+                    reentry.reenter(self, command);
+                }
+                (Ok(Came::Command(..)), None) | (Err(_), _) => return Err(Abort::Closed.into()),
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::transport::Signals;
 
 /// Whether a thread that waits may do so in a receive, which nothing but the peer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sight {
+pub(crate) enum Sight {
     /// Nothing else can end what it waits for.
     MayBeBlind,
     /// Another thread may give up what it waits for.

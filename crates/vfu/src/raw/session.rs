@@ -9,7 +9,7 @@ use vfu_proto::session::{Channel, Closed, Counters, Limits};
 use vfu_proto::wire::{Capabilities, HEADER_SIZE, Header};
 
 use super::station::Station;
-use crate::link::{Came, Link, Message, Reenter};
+use crate::link::{Came, Claim, Link, Message, Reenter, Sight};
 use crate::server::handshake::{self, Offer};
 use crate::shared::Live;
 
@@ -38,27 +38,30 @@ pub struct Command(Message);
 
 /// What ended a wait.
 #[derive(Debug)]
-pub enum Wait {
-    /// The client asks for something.
-    Command(Command),
+pub enum Wait<'a> {
+    /// The client asks for something. It is to be executed before the claim ends.
+    Command(Command, Claim<'a>),
+    /// [`Session::kick`] was called.
+    Kick,
     /// This thread got a signal.
     Signal,
 }
 
-/// Executes commands while somebody waits for DMA.
+/// Executes commands while somebody waits.
 pub trait Serve: Send + Sync {
-    /// Whether commands have to wait.
-    fn is_paused(&self) -> bool;
+    /// The right to execute the next command; none while commands have to wait, or another thread
+    /// executes one, which then looks for this one. Must not wait.
+    fn claim(&self) -> Option<Claim<'_>>;
 
-    /// Executes one command, and answers it.
+    /// Executes one command, and answers it. The claim is held meanwhile.
     fn serve(&self, session: &Session, command: Command);
 }
 
 pub(super) struct ServeAs<'a>(pub(super) &'a dyn Serve);
 
 impl Reenter for ServeAs<'_> {
-    fn is_paused(&self, _link: &Link) -> bool {
-        self.0.is_paused()
+    fn claim(&self, _link: &Link) -> Option<Claim<'_>> {
+        self.0.claim()
     }
 
     fn reenter(&self, link: &Arc<Link>, command: Message) {
@@ -146,15 +149,30 @@ impl Session {
         self.link.try_next_command(None).map(Command)
     }
 
-    /// Waits for the next command.
+    /// Waits for the next command that `serve` has a claim to, and gives it with the claim. If more than
+    /// the client's doing is waited for, i.e. deadlines and [`kick`](Self::kick)s, `alone` is false.
     ///
     /// # Errors
     /// The session has ended.
-    pub fn wait(&self) -> Result<Wait, Closed> {
-        Ok(match self.link.next_or_signal()? {
-            Came::Command(message) => Wait::Command(Command(message)),
+    pub fn wait<T>(
+        &self,
+        serve: &dyn Serve,
+        alone: bool,
+        then: impl FnOnce(Wait<'_>) -> T,
+    ) -> Result<T, Closed> {
+        let sight = if alone { Sight::MayBeBlind } else { Sight::Sees };
+        let serve = ServeAs(serve);
+        let came = self.link.next_or_signal(&serve, sight)?;
+        Ok(then(match came {
+            Came::Command(message, claim) => Wait::Command(Command(message), claim),
+            Came::Kick => Wait::Kick,
             Came::Signal => Wait::Signal,
-        })
+        }))
+    }
+
+    /// Ends the wait of a thread, which has something to do.
+    pub fn kick(&self) {
+        self.link.kick();
     }
 
     /// Commands that wait.

@@ -141,6 +141,13 @@ impl Station {
         }
     }
 
+    /// Ends the wait of a thread in [`Session::wait`](super::Session::wait).
+    pub fn kick(&self) {
+        if let Some(live) = self.shared.live() {
+            live.link.kick();
+        }
+    }
+
     /// Runs `f` when the client has acknowledged every DMA_WRITE that is under way, at once if there
     /// are none: an interrupt does not overtake the data that it announces. A reset in between, and `f`
     /// is dropped.

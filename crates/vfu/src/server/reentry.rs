@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::executor::Executor;
-use crate::link::{Link, Message, Reenter};
+use crate::link::{Claim, Link, Message, Reenter};
 use crate::reentrant::{Reentrant, SharedDevice};
 
 /// A device that may be called again, and what calls it.
@@ -13,8 +13,9 @@ pub(super) struct Reentry<D> {
 }
 
 impl<D: SharedDevice> Reenter for Reentry<D> {
-    fn is_paused(&self, link: &Link) -> bool {
-        self.executor.is_paused(link)
+    fn claim(&self, link: &Link) -> Option<Claim<'_>> {
+        // The handler that waits is in the thread that executes: nobody else does.
+        (!self.executor.is_paused(link)).then(Claim::default)
     }
 
     fn reenter(&self, link: &Arc<Link>, command: Message) {

@@ -8,6 +8,7 @@ use vfu_proto::wire::Errno;
 
 use super::peer::MEMORY;
 use crate::dma::{Direction, DmaError};
+use crate::migration::{LoadError, Migration};
 use crate::{Access, Defer, Device, Fault, Handle, Quiesce};
 
 /// What the registers do, by a write; the value is for the tests to tell workers apart.
@@ -23,6 +24,9 @@ pub(super) const LEASE: u64 = 0x28;
 /// The next unmap or reset finds the device busy; a thread brings it to rest.
 pub(super) const BUSY: u64 = 0x30;
 
+/// A thread that reads again when the device goes on, if it was stopped meanwhile.
+pub(super) const STUBBORN: u64 = 0x38;
+
 pub(super) type Outcome = (u64, Result<[u8; 8], DmaError>);
 
 /// What the device has done.
@@ -31,6 +35,17 @@ pub(super) struct Log {
     dma: Mutex<Vec<Outcome>>,
     ended: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    pause: Mutex<Pause>,
+    changed: Condvar,
+}
+
+/// What stubborn threads and those that stop the device tell each other.
+#[derive(Default)]
+struct Pause {
+    /// Threads in DMA.
+    busy: u32,
+    /// Starts so far.
+    starts: u32,
 }
 
 impl Log {
@@ -42,6 +57,20 @@ impl Log {
 
     fn spawn(&self, f: impl FnOnce() + Send + 'static) {
         self.threads.lock().unwrap().push(thread::spawn(f));
+    }
+
+    /// Changes the pause, and tells of it.
+    fn pause<T>(&self, change: impl FnOnce(&mut Pause) -> T) -> T {
+        let value = change(&mut self.pause.lock().unwrap());
+        self.changed.notify_all();
+        value
+    }
+
+    fn wait_until(&self, done: impl Fn(&Pause) -> bool) {
+        let mut pause = self.pause.lock().unwrap();
+        while !done(&pause) {
+            pause = self.changed.wait(pause).unwrap();
+        }
     }
 
     fn add(&self, value: u64, outcome: Result<[u8; 8], DmaError>) {
@@ -81,7 +110,53 @@ fn read(handle: &Handle, log: &Log, value: u64) {
     log.add(value, result.map(|()| bytes));
 }
 
+/// Never gives up for a stop.
+fn stubborn(handle: &Handle, log: &Log, value: u64) {
+    loop {
+        let mut bytes = [0; 8];
+        let starts = log.pause(|pause| {
+            pause.busy += 1;
+            pause.starts
+        });
+        let result = handle.dma().read(MEMORY.0 + value, &mut bytes);
+        let stopped = handle.is_stopped();
+        log.pause(|pause| pause.busy -= 1);
+        match result {
+            Err(DmaError::Busy | DmaError::Canceled) if stopped => {
+                log.wait_until(|pause| pause.starts != starts);
+            }
+            // It goes on by now.
+            Err(DmaError::Busy | DmaError::Canceled) => {}
+            result => return log.add(value, result.map(|()| bytes)),
+        }
+    }
+}
+
+impl Migration for Tester {
+    fn stop(&mut self) -> Result<(), Errno> {
+        self.log.wait_until(|pause| pause.busy == 0);
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<(), Errno> {
+        self.log.pause(|pause| pause.starts += 1);
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, Errno> {
+        Ok(Vec::new())
+    }
+
+    fn load(&mut self, _: u32, _: &[u8]) -> Result<(), LoadError> {
+        Ok(())
+    }
+}
+
 impl Device for Tester {
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        Some(self)
+    }
+
     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
         at.give(data, &at.offset.to_le_bytes());
         Ok(())
@@ -122,6 +197,7 @@ impl Device for Tester {
                     }
                 });
             }
+            STUBBORN => self.log.spawn(move || stubborn(&handle, &log, value)),
             BUSY => self.busy = true,
             _ => return Err(Fault::Unmodelled),
         }

@@ -8,6 +8,7 @@ mod device;
 mod doorbell;
 mod event_loop;
 mod irqs;
+mod moving;
 mod peer;
 mod server;
 mod time;
