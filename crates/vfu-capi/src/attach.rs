@@ -56,9 +56,10 @@ pub unsafe extern "C" fn vfu_attach_ctx(ctx: *mut Ctx) -> c_int {
         };
         match first(&session, limit, soon) {
             Ok(command) => ctx.agree(session, &command),
-            Err(EAGAIN) => {
+            Err(e @ (EAGAIN | EINTR)) => {
+                // It is waited for again in the next call.
                 *lock(&ctx.opening) = Some((session, since));
-                Err(EAGAIN)
+                Err(e)
             }
             Err(e) => {
                 ctx.log(ERR, format_args!("client refused: {:?}", session.closed()));

@@ -29,6 +29,8 @@ pub(crate) struct Irqs {
 #[derive(Default)]
 pub(crate) struct State {
     vectors: [Vec<Vector>; IRQ_TYPES],
+    /// The type that a device's interrupt goes to.
+    in_use: usize,
     keeps: bool,
     /// All of MSI-X is masked: Function Mask.
     pub(crate) function_mask: bool,
@@ -79,10 +81,10 @@ impl State {
         vectors.enumerate().fold(0, |bits, (i, vector)| bits | u8::from(vector.pending) << i)
     }
 
-    /// The type that a device's interrupt goes to: what the client has given eventfds.
-    fn in_use(&self) -> usize {
+    /// Sees which type a device's interrupt goes to: what the client has given eventfds.
+    fn look(&mut self) {
         let used = |index: &usize| self.vectors[*index].iter().any(|v| v.event.is_some());
-        [MSIX, MSI].into_iter().find(used).unwrap_or(INTX)
+        self.in_use = [MSIX, MSI].into_iter().find(used).unwrap_or(INTX);
     }
 }
 
@@ -92,6 +94,7 @@ impl Irqs {
         for (vectors, count) in state.vectors.iter_mut().zip(counts.0) {
             vectors.resize_with(count as usize, Vector::default);
         }
+        state.look();
     }
 
     pub(crate) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -114,6 +117,7 @@ impl Irqs {
         for vector in state.vectors.iter_mut().flatten() {
             *vector = Vector::default();
         }
+        state.look();
         state.table = Table::default();
     }
 
@@ -130,7 +134,7 @@ impl Irqs {
         if number as usize >= most {
             return Err(EINVAL);
         }
-        let index = state.in_use();
+        let index = state.in_use;
         // A vector of another type's number has no eventfd.
         state.raise(index, number as usize).map_err(|_| ENOENT)
     }
@@ -176,6 +180,7 @@ impl Irqs {
                 state.settle();
             }
         }
+        state.look();
         Ok(())
     }
 }

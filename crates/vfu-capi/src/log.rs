@@ -50,8 +50,10 @@ impl Context {
         let function = *lock(&self.log.function);
         if let Some(function) = function {
             let before = errno::get();
-            // SAFETY: the program's function, called as the header says, with a string that ends.
-            unsafe { function(self.as_ptr(), level, text.as_ptr()) };
+            self.station().notify(|| {
+                // SAFETY: the program's function, called as the header says, with a string that ends.
+                unsafe { function(self.as_ptr(), level, text.as_ptr()) };
+            });
             errno::set(before);
         }
     }

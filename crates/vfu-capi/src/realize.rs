@@ -20,7 +20,7 @@ impl Setup {
     }
 
     /// The low bits of a BAR, which say what it is.
-    fn bar_type(&self, bar: usize) -> u8 {
+    pub(crate) fn bar_type(&self, bar: usize) -> u8 {
         let region = &self.regions[bar];
         if region.size == 0 {
             return 0;

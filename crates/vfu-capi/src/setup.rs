@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 
 use crate::caps::Capability;
-use crate::config::PciType;
+use crate::config::{BAR0, PciType};
 use crate::ctx::{Context, context};
 use crate::errno::{EINVAL, entry, quiet};
 use crate::log::{ERR, WARNING};
@@ -160,15 +160,18 @@ pub unsafe extern "C" fn vfu_setup_region(
         if list.is_empty() && fd != -1 {
             list.push((0, size as u64));
         }
-        let mut setup = ctx.setup();
-        if index < BARS {
-            setup.check_bar(index, size as u64, flags).map_err(bad)?;
-        }
         let mut size = size as u64;
+        let readable_and_writable = FLAG_READ | FLAG_WRITE;
+        if index == CONFIG && flags & (readable_and_writable | FLAG_MEM) != readable_and_writable {
+            return Err(bad("configuration space is readable, writable and no memory"));
+        }
+        // Not while anything is locked: what hears of it may call us.
+        let misfit = (index < BARS).then(|| ctx.setup().check_bar(index, size, flags).err());
+        if let Some(why) = misfit.flatten() {
+            return Err(bad(why));
+        }
+        let mut setup = ctx.setup();
         if index == CONFIG {
-            if flags & (FLAG_READ | FLAG_WRITE) != FLAG_READ | FLAG_WRITE || flags & FLAG_MEM != 0 {
-                return Err(bad("configuration space is readable, writable and no memory"));
-            }
             // Its size is what the standard says, as the header promises.
             size = size.min(setup.pci_type.map_or(4096, PciType::config_size));
         }
@@ -182,6 +185,9 @@ pub unsafe extern "C" fn vfu_setup_region(
             offset,
             ioeventfds: std::mem::take(&mut region.ioeventfds),
         };
+        if setup.realized && index < BARS {
+            ctx.config.set_masked(BAR0 + index * 4, setup.bar_type(index), 0x0f);
+        }
         Ok(0)
     })
 }

@@ -9,12 +9,13 @@ use std::time::Duration;
 use dma_peer::{BASE, Pending, read_reply, start};
 use mover::{Place, drain, pci, place, place_of};
 use vfu::client::{Client, ClientError};
+use vfu::migration::{LoadError, Migration};
 use vfu::wire::{
     Command, DeviceState, DmaMap, DmaReadRequest, DmaWriteReply, Errno, FeatureOp, FeatureReply,
     FeatureRequest, FeatureResult, MigrationFlags, Request,
 };
 use vfu::{Access, Device, DmaError, Fault, Handle, Limits, Server};
-use vfu_testkit::{Interrupts, RawPeer, Vmm, within};
+use vfu_testkit::{Interrupts, RawPeer, Vmm, serve_in_process, within};
 
 #[test]
 fn a_device_moves_from_one_server_to_another() {
@@ -295,4 +296,89 @@ fn a_device_that_can_not_move_says_so() {
     // Asking for it has stopped nothing: the device's DMA goes as before.
     assert_eq!(handle.dma().read(BASE, &mut [0; 4]), Err(DmaError::BusMasterDisabled));
     within("the server's end", move || drop(server.stop().unwrap()));
+}
+
+/// A device that sends what has changed, and at the end nothing that it has sent.
+#[derive(Default)]
+struct Ahead {
+    value: u8,
+    sent: Option<u8>,
+}
+
+impl Device for Ahead {
+    fn region_read(&mut self, _: Access, data: &mut [u8]) -> Result<(), Fault> {
+        data.fill(self.value);
+        Ok(())
+    }
+
+    fn region_write(&mut self, _: Access, data: &[u8]) -> Result<(), Fault> {
+        self.value = data[0];
+        Ok(())
+    }
+
+    fn migration(&mut self) -> Option<&mut dyn Migration> {
+        Some(self)
+    }
+}
+
+impl Ahead {
+    fn take(&mut self) -> Vec<u8> {
+        let changed = self.sent.replace(self.value) != Some(self.value);
+        vec![self.value; if changed { 40 } else { 0 }]
+    }
+}
+
+impl Migration for Ahead {
+    fn max_len(&self) -> usize {
+        100
+    }
+
+    fn begin_saving(&mut self) {
+        self.sent = None;
+    }
+
+    fn can_pre_copy(&self) -> bool {
+        true
+    }
+
+    fn save_early(&mut self) -> Vec<u8> {
+        self.take()
+    }
+
+    fn load_early(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError> {
+        self.load(version, state)
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, Errno> {
+        Ok(self.take())
+    }
+
+    fn load(&mut self, _: u32, state: &[u8]) -> Result<(), LoadError> {
+        self.value = state.first().copied().unwrap_or(self.value);
+        Ok(())
+    }
+}
+
+/// There is room for two pieces of what it has to say while it runs.
+#[test]
+fn what_does_not_go_early_any_more_goes_at_the_end() {
+    let [from, to] = [(); 2].map(|()| {
+        let served = serve_in_process(Server::builder(pci(7)), |_| Ahead::default()).unwrap();
+        let client = Client::connect(served.path()).unwrap();
+        (client, served)
+    });
+    let (client, mut state) = (&from.0, Vec::new());
+    client.set_device_state(DeviceState::PreCopy).unwrap();
+    for value in 1..=5 {
+        client.region_write(0, 0, &[value]).unwrap();
+        state.extend(drain(client));
+    }
+    client.set_device_state(DeviceState::StopCopy).unwrap();
+    state.extend(drain(client));
+    to.0.set_device_state(DeviceState::Resuming).unwrap();
+    to.0.write_state(&state).unwrap();
+    to.0.set_device_state(DeviceState::Running).unwrap();
+    let mut value = [0];
+    to.0.region_read(0, 0, &mut value).unwrap();
+    assert_eq!(value, [5]);
 }

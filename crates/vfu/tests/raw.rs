@@ -126,6 +126,23 @@ fn broken_messages_are_refused_and_left_out() {
     assert_eq!(header(&mut client).error, 0xbeef, "any number");
 }
 
+/// Each broken message costs an answer, which waits until the client reads it.
+#[test]
+fn a_client_that_reads_no_refusals_is_sent_away() {
+    let (_station, session, mut client) = attached();
+    client.set_nonblocking(true).unwrap();
+    let header = Header { size: 3, ..Header::command(9, Name::DeviceSetIrqs, 0) };
+    let stream = header.emit().repeat(4096);
+    let (mut at, mut sent) = (0, 0);
+    while session.closed().is_none() {
+        if let Ok(n) = client.write(&stream[at..]) {
+            (at, sent) = ((at + n) % stream.len(), sent + n);
+        }
+        while session.receive() {}
+        assert!(sent < 64 << 20, "all of it is answered");
+    }
+}
+
 #[test]
 fn what_does_not_go_at_once_is_sent_though_nobody_comes_again() {
     let (_station, session, mut client) = attached();

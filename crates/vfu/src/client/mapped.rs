@@ -60,7 +60,8 @@ impl Client {
 fn how(mmap: &RegionMmap, at: u64, size: u64, writable: bool) -> Result<How, rustix::io::Errno> {
     let offset = mmap.offset.checked_add(at).ok_or(rustix::io::Errno::INVAL)?;
     let file = File::new(rustix::io::fcntl_dupfd_cloexec(&mmap.fd, 3)?, offset)?;
-    if file.is_lasting() {
+    // The file may have been cut off, and sealed, since its length was looked at.
+    if file.is_lasting() && usize::try_from(size).is_ok_and(|len| file.holds(0, len)) {
         Ok(How::Mapped(Mapping::new(mmap.fd.as_fd(), offset, size, true, writable)?))
     } else {
         Ok(How::File(file))
@@ -122,5 +123,25 @@ impl MappedRegion {
             }
         }
         self.client.region_write_posted(self.index, offset, from)
+    }
+}
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+    use vfu_proto::wire::Area;
+
+    use super::*;
+
+    /// What is touched behind the end of a file that is mapped is a SIGBUS.
+    #[test]
+    fn a_file_that_was_cut_off_before_it_was_sealed_is_not_mapped() {
+        let fd = memfd_create("vfu", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&fd, 0x2000).unwrap();
+        fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
+        let mmap = RegionMmap { fd, offset: 0x1000, areas: vec![Area { offset: 0, size: 0x2000 }] };
+        let is_mapped = |at, size| matches!(how(&mmap, at, size, true), Ok(How::Mapped(_)));
+        assert!(is_mapped(0, 0x1000));
+        assert!(!is_mapped(0, 0x2000) && !is_mapped(0x1000, 0x1000) && !is_mapped(0, u64::MAX));
     }
 }

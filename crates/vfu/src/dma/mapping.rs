@@ -39,7 +39,8 @@ impl Mapping {
         readable: bool,
         writable: bool,
     ) -> Result<Mapping, Errno> {
-        let page = page_size(fd);
+        let huge = huge_page_size(fd);
+        let page = huge.unwrap_or(rustix::param::page_size() as u64);
         let skip = offset % page;
         let end = len.checked_add(skip).ok_or(Errno::INVAL)?;
         let mapped = end.checked_next_multiple_of(page).ok_or(Errno::INVAL)?;
@@ -47,7 +48,9 @@ impl Mapping {
         let mut prot = ProtFlags::empty();
         prot.set(ProtFlags::READ, readable);
         prot.set(ProtFlags::WRITE, writable);
-        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        let mut flags = MapFlags::SHARED;
+        // Huge pages that are not reserved may be missing when they are touched, which is a SIGBUS.
+        flags.set(MapFlags::NORESERVE, huge.is_none());
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
         let base = unsafe { mmap(std::ptr::null_mut(), mapped, prot, flags, fd, offset - skip) }?;
         let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
@@ -98,16 +101,12 @@ impl Mapping {
     }
 }
 
-/// The page size of the file's mappings in bytes: hugetlbfs has pages of its own, and maps no parts of
-/// them.
-fn page_size(fd: BorrowedFd<'_>) -> u64 {
+/// The page size of the file's mappings in bytes, if it is one of hugetlbfs: that has pages of its own,
+/// and maps no parts of them.
+fn huge_page_size(fd: BorrowedFd<'_>) -> Option<u64> {
+    let stat = fstatfs(fd).ok().filter(|stat| stat.f_type == HUGETLBFS_MAGIC)?;
     let usual = rustix::param::page_size() as u64;
-    match fstatfs(fd) {
-        Ok(stat) if stat.f_type == HUGETLBFS_MAGIC => {
-            u64::try_from(stat.f_bsize).unwrap_or(usual).max(usual)
-        }
-        _ => usual,
-    }
+    Some(u64::try_from(stat.f_bsize).unwrap_or(usual).max(usual))
 }
 
 /// What `statfs` says of a hugetlbfs (linux/magic.h).
@@ -117,5 +116,25 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: our own mapping, to which no reference was ever made; `self` goes now.
         let _never_fails = unsafe { munmap(self.base.as_ptr().cast(), self.mapped) };
+    }
+}
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn huge_pages_that_are_not_there_are_not_mapped() {
+        let Ok(fd) = memfd_create("huge", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB) else {
+            return;
+        };
+        // More than any machine has.
+        let size = 1 << 44;
+        ftruncate(&fd, size).unwrap();
+        assert_eq!(Mapping::new(fd.as_fd(), 0, size, true, true).map(drop), Err(Errno::NOMEM));
     }
 }

@@ -64,8 +64,9 @@ pub(crate) struct File {
 
 impl File {
     pub(crate) fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
-        let stat = fstat(&fd)?;
+        // The seal first: the peer might cut the file off and seal it between the two looks.
         let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        let stat = fstat(&fd)?;
         let lasting = sealed || length(&stat) == u64::MAX;
         let length = AtomicU64::new(length(&stat));
         Ok(File { fd, offset, identity: (stat.st_dev, stat.st_ino), length, lasting })
@@ -78,7 +79,7 @@ impl File {
 
     /// Whether the bytes lie in the file now. It may have grown since the last look, and shrunk
     /// unless it is sealed against that.
-    fn holds(&self, at: u64, len: usize) -> bool {
+    pub(crate) fn holds(&self, at: u64, len: usize) -> bool {
         let end = self.offset.checked_add(at).and_then(|p| p.checked_add(len as u64));
         let Some(end) = end else { return false };
         if self.lasting && end <= self.length.load(Ordering::Relaxed) {

@@ -55,6 +55,13 @@ pub(super) fn now(shared: &Arc<Shared>, raise: Raise) -> Result<(), IrqError> {
     }
 }
 
+/// The client has gone: what has waited for its writes is dropped. The pin's level is the device's, not
+/// the client's, and is what the device has last asked for.
+pub(crate) fn abandon(shared: &Shared) {
+    shared.next_epoch();
+    shared.irqs.follow_pin(true, |up| shared.config().set_interrupt_status(up));
+}
+
 impl Wake for Fenced {
     fn wake(self: Arc<Self>) {
         if self.shared.epoch() == self.epoch {
@@ -85,3 +92,33 @@ fn flush_in(shared: &Arc<Shared>, wait: Duration) {
 
 #[cfg(all(test, loom))]
 mod loom_tests;
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use super::*;
+    use crate::irq::Irqs;
+    use crate::pci::{Pci, Pin};
+    use crate::server::{Asked, Regions};
+
+    /// Whoever sees that the session has ended may be ahead of whoever wakes what waited for it.
+    #[test]
+    fn a_pin_that_waited_for_a_client_that_has_gone_is_up() {
+        let config = Pci::endpoint(0x1234, 1).intx(Pin::A).build().unwrap();
+        let irqs = Irqs::of(&config);
+        let regions = Arc::new(Regions::new(&config, Asked::default()).unwrap());
+        let shared = Arc::new(Shared::new(config, irqs, true, None, regions));
+        let status = || {
+            let mut status = [0];
+            shared.config().read(6, &mut status);
+            status[0] & 1 << 3 != 0
+        };
+        let pin = Fenced { shared: shared.clone(), epoch: shared.epoch(), raise: Raise::Pin };
+        shared.irqs.want_pin(true);
+        abandon(&shared);
+        Waker::from(Arc::new(pin)).wake();
+        assert!(status(), "nobody raises it again");
+        shared.irqs.want_pin(false);
+        abandon(&shared);
+        assert!(status(), "whoever asked takes it down");
+    }
+}

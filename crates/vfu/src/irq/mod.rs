@@ -46,6 +46,7 @@ pub use pace::Coalescing;
 pub use vector::Vector;
 
 pub(crate) use eventfd::EventFd;
+pub(crate) use fence::abandon;
 pub(crate) use gates::Gates;
 pub(crate) use table::Irqs;
 

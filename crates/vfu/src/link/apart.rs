@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 use vfu_proto::session::{Channel, Closed, Limits, Role};
 
 use super::wait::On;
-use super::{Claim, Link, Message, Reenter, Sight};
+use super::{Claim, Link, Message, Reenter, Sight, lost};
 use crate::sync::ThreadBuilder;
 use crate::sync::atomic::Ordering;
 use crate::transport::Signals;
@@ -78,7 +78,9 @@ impl Link {
     /// Sends what waits to be sent on a thread of its own, for nobody else may come to do it. The thread
     /// ends when all has gone.
     pub(crate) fn send_apart(self: &Arc<Self>) {
-        if !self.has_unsent() || self.sends_apart.swap(true, Ordering::SeqCst) {
+        // What a peer that has gone left unread stays.
+        let in_vain = !self.has_unsent() || self.closed().is_some();
+        if in_vain || self.sends_apart.swap(true, Ordering::SeqCst) {
             return;
         }
         let link = self.clone();
@@ -108,10 +110,33 @@ impl Link {
         let mut set: Vec<_> = unsent
             .map(|c| PollFd::from_borrowed_fd(self.socket(c).as_fd(), PollFlags::OUT))
             .collect();
-        let polled = self.poll_set(&mut set, until);
+        if let Err(e) = self.poll_set(&mut set, until) {
+            self.close(lost(e));
+            return false;
+        }
         for channel in Channel::ALL {
             let _closed = self.flush(channel);
         }
-        polled.is_ok()
+        true
+    }
+}
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use std::io::IoSlice;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn nobody_sends_to_a_peer_that_has_gone() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let link = Arc::new(Link::apart(ours.into(), Limits::default()));
+        link.send(Channel::Main, &[IoSlice::new(&vec![0; 4 << 20])], &[]).unwrap();
+        drop(theirs);
+        link.close(Closed::Disconnected);
+        assert!(link.has_unsent());
+        link.send_apart();
+        assert_eq!(Arc::strong_count(&link), 1, "no thread has it");
     }
 }

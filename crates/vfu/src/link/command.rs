@@ -63,7 +63,7 @@ impl Link {
 
     /// Commands are not taken while the peer leaves too many replies unread.
     pub(super) fn take_command(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
-        if Channel::ALL.iter().any(|c| self.unsent(*c) > session.limits().unsent_bytes) {
+        if Channel::ALL.into_iter().any(|c| self.is_left_unread(c, session)) {
             return None;
         }
         session.next_command()

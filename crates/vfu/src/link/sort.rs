@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
 use tracing::debug;
-use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer};
+use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer, Session};
 use vfu_proto::wire::{self, Header};
 
 use super::{Link, State};
@@ -44,7 +44,7 @@ impl Link {
                         self.settle(channel, arrival, &mut framer, &mut state.refusals);
                     }
                     Ok(None) => break,
-                    Err(e) if state.lenient => {
+                    Err(e) if state.lenient && !self.is_left_unread(channel, &state.session) => {
                         debug!(%e, "message refused");
                         framer.skip_refused();
                         if e.wants_reply() {
@@ -65,6 +65,11 @@ impl Link {
                 self.hang_up(state);
             }
         }
+    }
+
+    /// Whether the peer leaves so much unread that no more is to be added.
+    pub(super) fn is_left_unread(&self, channel: Channel, session: &Session<OwnedFd>) -> bool {
+        self.unsent(channel) > session.limits().unsent_bytes
     }
 
     fn settle(

@@ -143,7 +143,8 @@ pub trait Migration {
     fn load(&mut self, version: u32, state: &[u8]) -> Result<(), LoadError>;
 
     /// A client begins to save the device, as it stands or while it runs: what was
-    /// [given early](Self::save_early) until now has been for somebody else.
+    /// [given early](Self::save_early) until now has been for somebody else. Also called when no more
+    /// is sent early: all of the state has to be saved at the end then.
     fn begin_saving(&mut self) {}
 
     /// Whether the device can be saved in part while it runs (PRE_COPY).
@@ -154,7 +155,8 @@ pub trait Migration {
     /// What of the state is worth sending while the device runs: asked for again whenever the client
     /// has read the last of it, so it gives what has changed since then. Nothing: no more for now.
     /// [`load`](Self::load) does not get it: [`load_early`](Self::load_early) does, before, once for
-    /// each. In all no more than [`max_len`](Self::max_len) is sent.
+    /// each. In all no more than [`max_len`](Self::max_len) is sent: what goes beyond that is thrown
+    /// away, and [`begin_saving`](Self::begin_saving) says so.
     fn save_early(&mut self) -> Vec<u8> {
         Vec::new()
     }

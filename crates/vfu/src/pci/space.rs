@@ -38,6 +38,15 @@ impl ConfigSpace {
         Self { size, registers, bars, rom, msix_bar, known, capabilities, extended }
     }
 
+    /// A header of zeros and nothing else: for those who keep configuration space themselves.
+    pub(crate) fn bare() -> Self {
+        let size = regs::DEVICE_DEPENDENT;
+        let (registers, bars, known) =
+            (Registers::reserved(size), Bars::default(), Known::default());
+        let parts = Parts { size, registers, bars, rom: None, msix_bar: None, known };
+        Self::new(parts, Vec::new(), Vec::new())
+    }
+
     /// The size in bytes: 256 or 4096.
     pub fn size(&self) -> usize {
         self.size

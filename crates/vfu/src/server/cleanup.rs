@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::executor::Executor;
 use crate::context::{self, Inside};
 use crate::device::{Device, Reset};
+use crate::irq;
 use crate::link::Link;
 use crate::shared::{Gate, Shared};
 
@@ -17,7 +18,7 @@ pub(super) fn disconnect<D: Device + ?Sized>(
     link: &Arc<Link>,
 ) {
     shared.set_live(None);
-    shared.next_epoch();
+    irq::abandon(shared);
     executor.stop_logging();
     executor.unmap_all(device, link);
     shared.irqs.disconnect();

@@ -31,7 +31,7 @@ struct State {
     machine: Machine,
     /// The image that is being saved.
     writer: Option<Writer>,
-    /// Bytes of it that the device has given while it runs.
+    /// Bytes of it that the device has given while it runs. More than the limit: it is asked no more.
     early: usize,
 }
 
@@ -81,12 +81,18 @@ impl Moving {
 impl State {
     /// Adds what the device has to give while it runs, up to a limit.
     fn save_early(&mut self, device: &mut dyn Migration) {
+        let most = device.max_len();
+        let Some(writer) = self.writer.as_mut().filter(|_| self.early <= most) else { return };
         let more = device.save_early();
-        let early = self.early.saturating_add(more.len()).saturating_add(RECORD);
-        let Some(writer) = &mut self.writer else { return };
-        if !more.is_empty() && early <= device.max_len() {
-            self.early = early;
+        if more.is_empty() {
+            return;
+        }
+        self.early = self.early.saturating_add(more.len()).saturating_add(RECORD);
+        if self.early <= most {
             self.machine.save(&writer.early(device.version(), &more));
+        } else {
+            // It is not sent, and what the device saves at the end must not rely on it.
+            device.begin_saving();
         }
     }
 }

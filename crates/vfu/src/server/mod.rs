@@ -25,7 +25,7 @@ mod stop;
 mod tokio;
 
 pub use builder::{Bound, BuildError, Builder};
-pub(crate) use regions::{Asked, Regions};
+pub(crate) use regions::Regions;
 pub use regions::{MmapArea, Region, ShareError, Shareable};
 pub use run::Server;
 pub use running::Running;
