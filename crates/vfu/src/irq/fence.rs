@@ -98,14 +98,14 @@ mod tests {
     use super::*;
     use crate::irq::Irqs;
     use crate::pci::{Pci, Pin};
-    use crate::server::{Asked, Regions};
+    use crate::server::Regions;
 
     /// Whoever sees that the session has ended may be ahead of whoever wakes what waited for it.
     #[test]
     fn a_pin_that_waited_for_a_client_that_has_gone_is_up() {
         let config = Pci::endpoint(0x1234, 1).intx(Pin::A).build().unwrap();
         let irqs = Irqs::of(&config);
-        let regions = Arc::new(Regions::new(&config, Asked::default()).unwrap());
+        let regions = Arc::new(Regions::default());
         let shared = Arc::new(Shared::new(config, irqs, true, None, regions));
         let status = || {
             let mut status = [0];
