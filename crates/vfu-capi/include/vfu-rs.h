@@ -87,8 +87,9 @@ typedef void(vfu_rs_dma_done_cb_t)(vfu_ctx_t *vfu_ctx, void *opaque, int error);
 
 /*
  * Like vfu_sgl_read() and vfu_sgl_write(), but with scatter lists of any length and without waiting. data belongs to the
- * library until done is called, which happens once: in this call if no message is needed, else in vfu_run_ctx() or
- * whichever function notices the answer. -1: the arguments are wrong, and done is not called.
+ * library until done is called, which happens once: in this call if no message is needed (or, if that is made in another
+ * done, when that has returned), else in vfu_run_ctx() or whichever function notices the answer. -1: the arguments are
+ * wrong, and done is not called.
  */
 int vfu_rs_sgl_read_async(vfu_ctx_t *vfu_ctx, dma_sg_t *sgl, size_t cnt, void *data, int flags,
                           vfu_rs_dma_done_cb_t *done, void *opaque);

@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub unsafe extern "C" fn vfu_attach_ctx(ctx: *mut Ctx) -> c_int {
     entry(-1, || {
         let ctx = context!(ctx);
+        if ctx.station().is_inside() {
+            return Err(EINVAL);
+        }
         let _running = lock(&ctx.run);
         if ctx.session().is_some() || ctx.is_pending() {
             return Err(EINVAL);

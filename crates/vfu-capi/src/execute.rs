@@ -122,7 +122,9 @@ impl Context {
             Name::DeviceSetIrqs => self.set_irqs(&SetIrqs::parse(payload).map_err(raw)?, fds),
             Name::DeviceReset => {
                 self.log(INFO, format_args!("reset by the client"));
-                self.reset(RESET_DEVICE).map(drop)
+                self.reset(RESET_DEVICE)?;
+                self.end_migration();
+                Ok(())
             }
             Name::DeviceFeature => self.feature(payload, out),
             Name::MigDataRead => self.mig_data_read(payload, out),

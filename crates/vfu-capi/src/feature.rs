@@ -75,6 +75,26 @@ impl Context {
         }
     }
 
+    /// The client has gone: its session of saving or loading ends, and only a reset leads out of a device
+    /// that is loaded by half. The program hears of it by a reset.
+    pub(crate) fn leave_migration(&self) {
+        if let Some(migration) = &mut self.setup().migration {
+            migration.state = match migration.state {
+                DeviceState::PreCopy => DeviceState::Running,
+                DeviceState::StopCopy => DeviceState::Stop,
+                DeviceState::Resuming => DeviceState::Error,
+                state => state,
+            };
+        }
+    }
+
+    /// The device was reset, and runs.
+    pub(crate) fn end_migration(&self) {
+        if let Some(migration) = &mut self.setup().migration {
+            migration.state = DeviceState::Running;
+        }
+    }
+
     pub(crate) fn mig_data_read(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), c_int> {
         let Migration { callbacks, state } = self.migration()?;
         let request = MigDataReadRequest::parse(payload).map_err(Errno::raw)?;

@@ -53,9 +53,26 @@ impl State {
         self.keeps && (by_client || by_table)
     }
 
+    /// The eventfd of a vector.
+    fn event(&self, index: usize, number: usize) -> Result<&Event, c_int> {
+        self.vectors[index].get(number).ok_or(EINVAL)?.event.as_ref().ok_or(ENOENT)
+    }
+
+    /// The type of a vector, which the client listens to: this one, or else the one that it uses.
+    fn find(&self, index: Option<usize>, number: usize) -> Result<usize, c_int> {
+        if let Some(index) = index {
+            return self.event(index, number).map(|_| index);
+        }
+        let most = self.vectors.iter().map(Vec::len).max().unwrap_or(0);
+        if number >= most {
+            return Err(EINVAL);
+        }
+        // A vector of another type's number has no eventfd.
+        self.event(self.in_use, number).map(|_| self.in_use).map_err(|_| ENOENT)
+    }
+
     fn raise(&mut self, index: usize, number: usize) -> Result<(), c_int> {
-        let vector = self.vectors[index].get(number).ok_or(EINVAL)?;
-        let event = vector.event.as_ref().ok_or(ENOENT)?;
+        let event = self.event(index, number)?;
         if self.is_masked(index, number) {
             self.vectors[index][number].pending = true;
             return Ok(());
@@ -128,17 +145,6 @@ impl Irqs {
         state.table = Table::default();
     }
 
-    fn trigger(&self, number: u32) -> Result<(), c_int> {
-        let mut state = lock(&self.state);
-        let most = state.vectors.iter().map(Vec::len).max().unwrap_or(0);
-        if number as usize >= most {
-            return Err(EINVAL);
-        }
-        let index = state.in_use;
-        // A vector of another type's number has no eventfd.
-        state.raise(index, number as usize).map_err(|_| ENOENT)
-    }
-
     /// Checks what SET_IRQS asks for, and does it, but for masks of which the program is told.
     pub(crate) fn set(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), c_int> {
         let index = irq_type(c_int::try_from(request.index).map_err(|_| EINVAL)?)?;
@@ -188,16 +194,18 @@ impl Irqs {
 impl Context {
     /// Raises an interrupt, but not before the data that it announces is written: DMA that nobody
     /// waits for may still be under way.
-    fn after_writes(
-        &self,
-        raise: impl Fn(&Irqs) -> Result<(), c_int> + Send + 'static,
-    ) -> Result<(), c_int> {
+    fn raise(&self, index: Option<usize>, number: usize) -> Result<(), c_int> {
+        let raise = move |state: &mut State| {
+            let index = state.find(index, number)?;
+            state.raise(index, number)
+        };
         if !self.moves.load(Ordering::Acquire) {
-            return raise(&self.irqs);
+            return self.irqs.with(raise);
         }
+        self.irqs.with(|state| state.find(index, number))?;
         let irqs = self.irqs.clone();
         self.station().after_writes(move || {
-            let _no_longer_there = raise(&irqs);
+            let _no_longer_there = irqs.with(raise);
         });
         Ok(())
     }
@@ -227,7 +235,7 @@ impl Context {
 pub unsafe extern "C" fn vfu_irq_trigger(ctx: *mut Ctx, vector: u32) -> c_int {
     entry(-1, || {
         let ctx = context!(ctx);
-        ctx.after_writes(move |irqs| irqs.trigger(vector)).map(|()| 0)
+        ctx.raise(None, vector as usize).map(|()| 0)
     })
 }
 
@@ -239,8 +247,6 @@ pub unsafe extern "C" fn vfu_irq_trigger(ctx: *mut Ctx, vector: u32) -> c_int {
 pub unsafe extern "C" fn vfu_rs_irq_raise(ctx: *mut Ctx, index: c_int, vector: u32) -> c_int {
     entry(-1, || {
         let ctx = context!(ctx);
-        let index = irq_type(index)?;
-        ctx.after_writes(move |irqs| irqs.with(|state| state.raise(index, vector as usize)))
-            .map(|()| 0)
+        ctx.raise(Some(irq_type(index)?), vector as usize).map(|()| 0)
     })
 }

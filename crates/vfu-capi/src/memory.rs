@@ -76,12 +76,17 @@ impl Context {
 
     /// The program lets go of a mapping, which then goes.
     fn unmap(&self, dma: &Dma, region: &Region) {
+        self.forget(dma, region);
+        self.station().unmap(region);
+    }
+
+    /// The program lets go of a mapping.
+    fn forget(&self, dma: &Dma, region: &Region) {
         self.log(
             DEBUG,
             format_args!("DMA unmap {:#x}+{:#x}", region.view().address(), region.view().size()),
         );
         self.tell(dma.unregister, DmaInfo::of(region.view()));
-        self.station().unmap(region);
     }
 
     pub(crate) fn unmap_all(&self) {
@@ -110,8 +115,12 @@ impl Context {
             }
             UnmapWhat::RangeWithDirty { address, size, pgsize, .. } => {
                 let region = self.find(address, size)?;
-                let bitmap = self.report(address, size, pgsize)?;
-                self.unmap(&dma, &region);
+                let mut bitmap = self.report(address, size, pgsize)?;
+                self.forget(&dma, &region);
+                // The program may have given back what it had written to.
+                let more = self.report(address, size, pgsize).unwrap_or_default();
+                bitmap.iter_mut().zip(more).for_each(|(bits, more)| *bits |= more);
+                self.station().unmap(&region);
                 let bitmap = vfu::wire::DirtyBitmap { pgsize, data: &bitmap };
                 let reply = request.reply(size);
                 vfu::wire::DmaUnmapReply { bitmap: Some(bitmap), ..reply }.emit(out);

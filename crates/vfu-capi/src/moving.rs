@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vfu::raw::{Direct, Piece};
 
@@ -26,7 +26,11 @@ unsafe impl Send for Done {}
 /// What has ended, and how. Whoever reads the sockets puts it here; the program is told by the thread
 /// that executes commands.
 #[derive(Default)]
-pub(crate) struct Completed(Mutex<Vec<(Done, c_int)>>);
+pub(crate) struct Completed {
+    ended: Mutex<Vec<(Done, c_int)>>,
+    /// The program is being told, by the thread that executes commands.
+    is_telling: AtomicBool,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -37,18 +41,20 @@ enum Way {
 impl Context {
     /// Whether anything has ended that the program has not been told of.
     pub(crate) fn has_completed(&self) -> bool {
-        self.moves.load(Ordering::Acquire) && !lock(&self.completed.0).is_empty()
+        self.moves.load(Ordering::Acquire) && !lock(&self.completed.ended).is_empty()
     }
 
     /// Tells the program of what has ended. This thread executes commands.
     pub(crate) fn tell_completed_now(&self) {
         while self.has_completed() {
-            let ended = std::mem::take(&mut *lock(&self.completed.0));
+            let ended = std::mem::take(&mut *lock(&self.completed.ended));
             for (done, error) in ended {
+                let outer = self.completed.is_telling.swap(true, Ordering::Relaxed);
                 self.station().handle(|| {
                     // SAFETY: the program's callback, called as the header says, once.
                     unsafe { (done.function)(self.as_ptr(), done.opaque, error) };
                 });
+                self.completed.is_telling.store(outer, Ordering::Relaxed);
             }
         }
     }
@@ -78,7 +84,7 @@ impl Context {
         let mut at = data.cast::<u8>();
         for sg in sgl.iter().filter(|sg| sg.len > 0) {
             self.with_region(sg, |_| ())?;
-            if way == Way::Write && !sg.writable {
+            if way == Way::Write && sg.writable == 0 {
                 return Err(EPERM);
             }
             let (address, len) = (sg.address + sg.offset, sg.len as usize);
@@ -102,12 +108,16 @@ impl Context {
         let (completed, station) = (self.completed.clone(), self.station().clone());
         let ended = Box::new(move |result: Result<(), vfu::DmaError>| {
             let error = result.map_or_else(|e| e.errno().raw(), |()| 0);
-            lock(&completed.0).push((done, error));
+            lock(&completed.ended).push((done, error));
             station.kick();
         });
         self.station().move_all(pieces, direct, ended);
         if self.station().is_inside() {
-            self.tell_completed_now();
+            // One that is started where another one's end is told is told of next, not inside of that:
+            // a long chain of them would have no stack.
+            if !self.completed.is_telling.load(Ordering::Relaxed) {
+                self.tell_completed_now();
+            }
         } else {
             self.catch_up();
         }

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 
 use vfu::raw::{Command, Session, Wait};
-use vfu::wire::Command as Name;
+use vfu::wire::{Command as Name, WriteMulti};
 
 use crate::ctx::{Context, FLAG_ATTACH_NB, FLAG_REENTRANT, Pending, context, lock};
 use crate::errno::{self, EBUSY, EDEADLK, EINTR, EINVAL, ENOTCONN, checked, entry};
@@ -61,8 +61,21 @@ pub unsafe extern "C" fn vfu_run_ctx(ctx: *mut Ctx) -> c_int {
 }
 
 impl Context {
+    /// The client, unless the device has to be quiesced first. It may wait for DMA for that, which ends
+    /// by what is received here.
     fn ready(&self) -> Result<Session, c_int> {
-        if self.is_pending() { Err(EBUSY) } else { self.session().ok_or(ENOTCONN) }
+        let session = self.session().ok_or(ENOTCONN);
+        if self.is_pending() {
+            if let Ok(session) = &session {
+                session.receive();
+            }
+            self.tell_completed_now();
+            if self.is_pending() {
+                return Err(EBUSY);
+            }
+            return self.session().ok_or(ENOTCONN);
+        }
+        session
     }
 
     /// Everything that is here whole. Nothing that was read may wait for the next call: the socket
@@ -70,8 +83,15 @@ impl Context {
     fn run_once(&self) -> Result<c_int, c_int> {
         let session = self.ready()?;
         let mut executed = if session.queued() > 0 { self.execute_here(&session)? } else { 0 };
+        let mut unfinished = session.unfinished();
         while executed == 0 && session.receive() {
             executed = self.execute_here(&session)?;
+            // On to the end of the message that has begun, no farther: of a client that sends what is
+            // refused there may be no end.
+            let before = std::mem::replace(&mut unfinished, session.unfinished());
+            if unfinished.is_none() || (before.is_some() && before != unfinished) {
+                break;
+            }
         }
         self.tell_completed_now();
         match self.end_if_closed(&session) {
@@ -85,6 +105,11 @@ impl Context {
     fn execute_here(&self, session: &Session) -> Result<c_int, c_int> {
         let mut executed = 0;
         loop {
+            if self.is_pending() {
+                // A command that came while a callback waited has to wait, and so do those behind it.
+                session.send_apart();
+                return Err(EBUSY);
+            }
             let Some(command) = session.next() else {
                 if session.queued() == 0 || session.closed().is_some() {
                     break;
@@ -94,11 +119,7 @@ impl Context {
             };
             match self.take(session, command) {
                 Taken::Executed => executed += 1,
-                Taken::Refused => {}
-                Taken::PutOff => {
-                    session.send_apart();
-                    return Err(EBUSY);
-                }
+                Taken::Refused | Taken::PutOff => {}
             }
         }
         session.send_apart();
@@ -155,7 +176,8 @@ impl Context {
             if self.is_shared() {
                 self.catch_up();
             }
-            done.unwrap_or(Ok(()))?;
+            // Who waits for an answer need not know that the program waits for something.
+            done.unwrap_or(Ok(())).inspect_err(|_| session.send_apart())?;
             if session.closed().is_some() {
                 let _running = lock(&self.run);
                 self.end_if_closed(&session)?;
@@ -165,9 +187,14 @@ impl Context {
 
     /// Executes a command, once the device is quiesced if it has to be.
     pub(crate) fn take(&self, session: &Session, command: Command) -> Taken {
-        match self.quiesce_for(&command) {
+        let rests = self.needs_quiesce(&command) && self.setup().quiesce.is_some();
+        match if rests { self.quiesce() } else { Ok(()) } {
             Ok(()) => {
-                self.execute(session, command);
+                if rests {
+                    self.station().at_rest(|| self.execute(session, command));
+                } else {
+                    self.execute(session, command);
+                }
                 Taken::Executed
             }
             Err(EBUSY) => {
@@ -182,10 +209,6 @@ impl Context {
                 Taken::Refused
             }
         }
-    }
-
-    fn quiesce_for(&self, command: &Command) -> Result<(), c_int> {
-        if self.needs_quiesce(command) { self.quiesce() } else { Ok(()) }
     }
 
     fn quiesce(&self) -> Result<(), c_int> {
@@ -204,16 +227,20 @@ impl Context {
             bytes.try_into().ok().map(u32::from_le_bytes)
         };
         let setup = self.setup();
+        let device_control = setup.device_control().map(|at| at as u64);
+        let resets =
+            |(at, region)| region == CONFIG as u32 && device_control.is_some_and(|it| it == at);
         match Name::from_u16(command.header().command) {
             Some(Name::DmaMap | Name::DmaUnmap) => setup.dma.is_some(),
             Some(Name::DeviceReset) => true,
             Some(Name::RegionWrite) => {
                 let offset = number(0).zip(number(4));
                 let offset = offset.map(|(low, high)| u64::from(low) | u64::from(high) << 32);
-                number(8) == Some(CONFIG as u32)
-                    && offset.is_some()
-                    && offset == setup.device_control().map(|at| at as u64)
+                offset.zip(number(8)).is_some_and(resets)
             }
+            Some(Name::RegionWriteMulti) => WriteMulti::parse(payload).is_ok_and(|writes| {
+                writes.iter().any(|write| resets((write.offset(), write.region())))
+            }),
             // Sets, and features with bit 1: programs rely on the state, and on the start and stop of
             // logging.
             Some(Name::DeviceFeature) => {
@@ -226,6 +253,11 @@ impl Context {
     /// If the connection has ended: quiesces the device, and takes all back that the client gave.
     pub(crate) fn end_if_closed(&self, session: &Session) -> Result<(), c_int> {
         let Some(why) = session.closed().filter(|_| session.queued() == 0) else { return Ok(()) };
+        // In a callback: what that uses goes when it has returned. Or it has gone, in one that said that
+        // the device is quiesced.
+        if self.station().is_inside() || self.session().is_none() {
+            return Err(ENOTCONN);
+        }
         self.log(INFO, format_args!("client gone: {why}"));
         match self.quiesce() {
             Ok(()) => {}
@@ -249,6 +281,7 @@ impl Context {
         self.stop_logging();
         self.unmap_all();
         let _ignored = self.reset(RESET_LOST_CONN);
+        self.leave_migration();
         self.irqs.clear();
         self.tell_completed_now();
         // The program may ask who it was until now.
@@ -275,7 +308,7 @@ pub unsafe extern "C" fn vfu_device_quiesced(ctx: *mut Ctx, quiesce_errno: c_int
         match (pending, session) {
             (Pending::Command(command), Some(session)) => {
                 if quiesce_errno == 0 {
-                    ctx.execute(&session, command);
+                    ctx.station().at_rest(|| ctx.execute(&session, command));
                 } else {
                     session.refuse(&command.header(), quiesce_errno as u32);
                     session.recycle(command);

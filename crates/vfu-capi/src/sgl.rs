@@ -74,7 +74,7 @@ fn entry_of(region: View<'_>, at: u64, left: u64, prot: c_int) -> Result<Sg, c_i
         region: region.serial(),
         len: left.min(region.size() - offset),
         offset,
-        writable: prot & PROT_WRITE != 0,
+        writable: u8::from(prot & PROT_WRITE != 0),
     })
 }
 
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn vfu_sgl_mark_dirty(ctx: *mut Ctx, sgl: *mut Sg, count: 
         let Some(ctx) = (unsafe { Context::of(ctx) }) else { return };
         // SAFETY: the program vouches for the array.
         for sg in unsafe { entries(sgl, count) }.unwrap_or_default() {
-            if sg.writable {
+            if sg.writable != 0 {
                 let _gone = ctx.with_region(sg, |region| region.mark(sg.offset, sg.len));
             }
         }
@@ -218,7 +218,7 @@ pub unsafe extern "C" fn vfu_sgl_write(
     entry(-1, || {
         let ctx = context!(ctx);
         let (sg, direct) = ctx.one(sgl, count, data, flags)?;
-        if !sg.writable {
+        if sg.writable == 0 {
             return Err(EPERM);
         }
         // SAFETY: the program holds the entry's bytes there, and does not change them meanwhile.

@@ -31,8 +31,8 @@ pub struct Sg {
     pub len: u64,
     /// From the region's start, in bytes.
     pub offset: u64,
-    /// Whether it was asked for with `PROT_WRITE`.
-    pub writable: bool,
+    /// Not 0 if it was asked for with `PROT_WRITE`. Programs pass what they like: no `bool`.
+    pub writable: u8,
 }
 
 /// `vfu_dma_info_t`.

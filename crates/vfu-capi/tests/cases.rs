@@ -54,6 +54,18 @@ fn the_cases_in_c() {
     assert!(cases >= 200, "{cases} cases");
 }
 
+/// The defects of the C library that were found are numbered; none is forgotten.
+#[test]
+fn every_known_defect_has_a_case() {
+    let mut text = String::new();
+    for file in files(&crate_dir().join("tests/c"), "c") {
+        text.push_str(&std::fs::read_to_string(file).expect("a file of ours"));
+    }
+    for number in 1..=28 {
+        assert!(text.contains(&format!("CASE(d{number:02}_")), "defect {number} has no case");
+    }
+}
+
 /// Every function of the interface is used by a case.
 #[test]
 fn every_function_has_a_case() {

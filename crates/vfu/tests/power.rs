@@ -5,7 +5,7 @@ use vfu::device::Reset;
 use vfu::pci::PowerState::{self, D0, D1, D3Hot};
 use vfu::pci::{Bar, Pci, Pin, Pm, regs};
 use vfu::server::Server;
-use vfu::{DmaError, Handle, IrqError};
+use vfu::{DmaError, Handle, IrqError, IrqIndex};
 use vfu_testkit::{
     Call, CallLog, Interrupts, Served, SharedRam, TestDevice, Vmm, serve_in_process,
 };
@@ -238,6 +238,30 @@ fn a_reset_wakes_the_device() {
         assert!(!rig.can_master(), "the Command register is clear");
         rig.vmm.set_bus_master(true).unwrap();
         assert!(rig.handle().dma().write(RAM, &[1]).is_ok());
+    }
+}
+
+/// What waits while the device sleeps is of the life that ends when it wakes up.
+#[test]
+fn a_device_that_wakes_up_without_its_state_tells_nobody() {
+    for (by, vector) in [(By::Pin, 0), (By::Msi, 3), (By::Msix, 3)] {
+        let rig = Rig::new(false, by);
+        let client = rig.vmm.client();
+        let index = if matches!(by, By::Msi) { IrqIndex::Msi } else { IrqIndex::Msix };
+        if matches!(by, By::Pin) {
+            rig.power(D3Hot);
+            rig.handle().intx().raise();
+        } else {
+            client.mask_irqs(index, vector, 1).unwrap();
+            rig.handle().vector(vector).trigger().unwrap();
+            rig.power(D3Hot);
+            client.unmask_irqs(index, vector, 1).unwrap();
+        }
+        let told = || rig.interrupts.count_now(vector as usize).unwrap();
+        assert_eq!(told(), 0, "{by:?}, asleep");
+        rig.power(D0);
+        rig.vmm.set_bus_master(true).unwrap();
+        assert_eq!(told(), 0, "{by:?}");
     }
 }
 

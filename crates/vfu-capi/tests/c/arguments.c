@@ -250,7 +250,7 @@ static bool send_something(void)
     uint16_t cmd;
     uint32_t len = 16 + something(bytes + 16, &cmd);
     struct vfio_user_header header = {(uint16_t)number(65536), cmd, len, 0, 0};
-    int fds[2] = {-1, -1}, nr_fds = number(4) == 0 ? 1 + number(2) : 0;
+    int fds[2] = {-1, -1}, nr_fds = number(cmd == VFIO_USER_DMA_MAP ? 2 : 4) == 0 ? 1 + number(2) : 0;
 
     if (number(16) == 0)
         header.flags = (uint32_t)odd();
@@ -278,6 +278,26 @@ static void drop_answers(void)
         ;
 }
 
+static int touched;
+
+/* A device that uses the memory it is given, whatever that is: also files that are shorter than they should be. */
+static void touch_memory(void)
+{
+    dma_sg_t *sg = calloc(1, dma_sg_size());
+    uint64_t at = (number(16) + 1) * RAM_SIZE + number(RAM_SIZE);
+    uint8_t data[64] = {0};
+
+    if (vfu_addr_to_sgl(dev.ctx, (void *)(uintptr_t)at, 1 + number(64), sg, 1, PROT_WRITE) == 1) {
+        vfu_sgl_mark_dirty(dev.ctx, sg, 1);
+        if (vfu_sg_is_mappable(dev.ctx, sg)) {
+            touched += vfu_sgl_read(dev.ctx, sg, 1, data, VFU_SGL_DIRECT_ACCESS) == 0;
+            touched += vfu_sgl_write(dev.ctx, sg, 1, data, VFU_SGL_DIRECT_ACCESS) == 0;
+        }
+    }
+    vfu_irq_trigger(dev.ctx, number(5));
+    free(sg);
+}
+
 /* The next client finds the device well, and nothing is left of this one. */
 static void anything(uint32_t from)
 {
@@ -291,6 +311,7 @@ static void anything(uint32_t from)
     device_migratable();
     device_connect(CAPABILITIES);
     before = open_fds();
+    dev.on_access = touch_memory;
     for (int message = 0; message < 3000; message++) {
         if (message % 50 == 0) /* a device that is stopped has little to do */
             wire_command(dev.sock, 1, VFIO_USER_DEVICE_FEATURE, running, sizeof(running), NULL, 0);
@@ -307,6 +328,7 @@ static void anything(uint32_t from)
         drop_answers();
     }
     CHECK(dev.maps > 10 && dev.unmaps > 10 && dev.accesses > 100 && dev.resets[VFU_RESET_DEVICE] > 0);
+    CHECK(touched > 0);
     disconnect();
     run_until(ENOTCONN);
     CHECK(open_fds() < before);

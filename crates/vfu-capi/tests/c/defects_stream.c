@@ -321,7 +321,7 @@ CASE(d09_a_client_that_reads_late_gets_every_answer)
     client_thread(receive_all);
     while (dev.resets[VFU_RESET_DEVICE] == 0) {
         struct pollfd poll_fd = {.fd = vfu_get_poll_fd(dev.ctx), .events = POLLIN};
-        EQ(poll(&poll_fd, 1, 5000), 1); /* else the client waits for ever */
+        EQ(poll(&poll_fd, 1, 30000), 1); /* else the client waits for ever */
         CHECK(vfu_run_ctx(dev.ctx) >= 0);
     }
     CHECK(all_received);

@@ -1,6 +1,6 @@
 //! Requests of ours on one channel, from the moment they are sent to their last echo.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::task::Waker;
 
@@ -103,7 +103,7 @@ pub(super) struct Requests<F> {
     waiting: usize,
     zombies: usize,
     /// Who waits for the writes up to a serial number to end.
-    fences: Vec<(u64, Waker)>,
+    fences: VecDeque<(u64, Waker)>,
     /// Who has something to look at now.
     woken: Vec<Waker>,
 }
@@ -136,7 +136,7 @@ impl<F> Requests<F> {
             serial: 0,
             waiting: 0,
             zombies: 0,
-            fences: Vec::new(),
+            fences: VecDeque::new(),
             woken: Vec::new(),
         }
     }
@@ -273,21 +273,23 @@ impl<F> Requests<F> {
 
     /// Has `waker` woken when every DMA_WRITE that has started by now has ended. False: they have.
     pub(super) fn wake_after_writes(&mut self, waker: impl FnOnce() -> Waker) -> bool {
-        if !self.has_writes(self.serial) {
+        if self.oldest_write().is_none() {
             return false;
         }
-        self.fences.push((self.serial, waker()));
+        self.fences.push_back((self.serial, waker()));
         true
     }
 
-    /// Whether a DMA_WRITE with a serial number up to `serial` waits for its reply.
-    fn has_writes(&self, serial: u64) -> bool {
-        self.waiting > 0
-            && self.by_id.values().any(|r| {
-                r.command == Command::DmaWrite
-                    && r.serial <= serial
-                    && matches!(r.state, State::Waiting)
-            })
+    /// The serial number of the first DMA_WRITE that waits for its reply.
+    fn oldest_write(&self) -> Option<u64> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let writes = self
+            .by_id
+            .values()
+            .filter(|r| r.command == Command::DmaWrite && matches!(r.state, State::Waiting));
+        writes.map(|r| r.serial).min()
     }
 
     /// Wakes who waited for writes that have all ended.
@@ -295,15 +297,11 @@ impl<F> Requests<F> {
         if self.fences.is_empty() {
             return;
         }
-        let mut fences = std::mem::take(&mut self.fences);
-        fences.retain(|(serial, waker)| {
-            let closed = self.has_writes(*serial);
-            if !closed {
-                self.woken.push(waker.clone());
-            }
-            closed
-        });
-        self.fences = fences;
+        let oldest = self.oldest_write();
+        let is_open = |serial: u64| oldest.is_none_or(|oldest| serial < oldest);
+        // In the order in which they were put up, and so in that of their numbers.
+        let open = self.fences.iter().take_while(|(serial, _)| is_open(*serial)).count();
+        self.woken.extend(self.fences.drain(..open).map(|(_, waker)| waker));
     }
 
     /// Takes those that have to be woken.

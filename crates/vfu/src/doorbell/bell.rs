@@ -87,6 +87,17 @@ struct Inner {
     client: Mutex<Option<Arc<OwnedFd>>>,
 }
 
+impl Inner {
+    /// Makes it unreadable until the next ring. Says whether the client has rung.
+    fn clear(&self) -> bool {
+        let empty = Event { flags: EventFlags::empty(), data: EventData::new_u64(OWN) };
+        let mut events = [empty; 2];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let count = epoll::wait(&self.epoll, &mut events, Some(&now)).unwrap_or(0);
+        events.iter().take(count).any(|event| event.data.u64() == THEIRS)
+    }
+}
+
 impl fmt::Debug for Doorbell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Doorbell")
@@ -101,7 +112,7 @@ impl Doorbell {
     pub fn new() -> std::io::Result<Doorbell> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let own = new_eventfd()?;
-        watch(&epoll, &own)?;
+        watch(&epoll, &own, OWN)?;
         let (rings, client) = (AtomicU64::new(0), Mutex::default());
         Ok(Doorbell(Arc::new(Inner { epoll, own, rings, client })))
     }
@@ -116,13 +127,10 @@ impl Doorbell {
     /// once. 0 if it was not. Never waits.
     pub fn take(&self) -> u64 {
         let inner = &self.0;
-        let empty = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
-        let mut events = [empty; 2];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Off first: a ring from here on makes it readable again.
-        let _none = epoll::wait(&inner.epoll, &mut events, Some(&now));
+        let told = inner.clear();
         let client = inner.client.lock().unwrap_or_else(PoisonError::into_inner);
-        let theirs = client.as_ref().map_or(0, |fd| drain(fd));
+        let theirs = client.as_ref().map_or(0, |fd| drain(fd, told));
         drop(client);
         inner.rings.swap(0, Ordering::SeqCst).saturating_add(theirs)
     }
@@ -154,7 +162,7 @@ impl Doorbell {
             return Ok(fd.clone());
         }
         let fd = Arc::new(new_eventfd()?);
-        watch(&self.0.epoll, &fd)?;
+        watch(&self.0.epoll, &fd, THEIRS)?;
         *client = Some(fd.clone());
         Ok(fd)
     }
@@ -163,11 +171,12 @@ impl Doorbell {
     pub(crate) fn disconnect(&self) {
         let client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(fd) = client else { return };
+        let told = self.0.clear();
         // Closing does not do that: the client has the same file.
         let _not_there = epoll::delete(&self.0.epoll, &fd);
-        let rings = drain(&fd);
-        if rings > 0 {
-            self.0.rings.fetch_add(rings, Ordering::SeqCst);
+        let rings = drain(&fd, told);
+        // Also for those that came by message: their sign was cleared, too.
+        if self.0.rings.fetch_add(rings, Ordering::SeqCst) > 0 || rings > 0 {
             let _never_full = kernel::act(|| write(&self.0.own, &1u64.to_ne_bytes()));
         }
     }
@@ -189,23 +198,23 @@ fn new_eventfd() -> Result<OwnedFd, Errno> {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
 }
 
-fn watch(epoll: &OwnedFd, fd: &OwnedFd) -> Result<(), Errno> {
-    epoll::add(epoll, fd, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)
+/// What epoll says of `Inner::own`, and of the client's eventfd.
+const OWN: u64 = 0;
+const THEIRS: u64 = 1;
+
+fn watch(epoll: &OwnedFd, fd: &OwnedFd, which: u64) -> Result<(), Errno> {
+    epoll::add(epoll, fd, EventData::new_u64(which), EventFlags::IN | EventFlags::ET)
 }
 
 /// Reads the counter of a client's eventfd. The client may have made the file one that waits, so
-/// that is ruled out for each read.
-fn drain(fd: &OwnedFd) -> u64 {
+/// that is ruled out for each read. Linux before 5.8 can't promise it: there the counter is left alone,
+/// one or many is not known, and it is one if epoll has `told` of any.
+fn drain(fd: &OwnedFd, told: bool) -> u64 {
     let mut bytes = [0; 8];
     let read = preadv2(fd, &mut [IoSliceMut::new(&mut bytes)], u64::MAX, ReadWriteFlags::NOWAIT);
     match read {
         Ok(8) => u64::from_ne_bytes(bytes),
-        // Linux before 5.8 can't promise that: one or many is not known there.
-        Err(Errno::OPNOTSUPP | Errno::SPIPE | Errno::NOSYS) => {
-            let mut set = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
-            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-            u64::from(rustix::event::poll(&mut set, Some(&now)).is_ok_and(|n| n > 0))
-        }
+        Err(Errno::OPNOTSUPP | Errno::SPIPE | Errno::NOSYS) => told.into(),
         _ => 0,
     }
 }
@@ -253,6 +262,10 @@ mod tests {
         bell.disconnect();
         assert!(is_readable(&bell));
         assert_eq!(bell.take(), 2, "what it rang before");
+        bell.for_client().unwrap();
+        bell.ring();
+        bell.disconnect();
+        assert_eq!((is_readable(&bell), bell.take()), (true, 1), "what came by message");
         ring_as_client(&client, 1);
         assert_eq!((is_readable(&bell), bell.take()), (false, 0));
         let next = bell.for_client().unwrap();
@@ -275,6 +288,24 @@ mod tests {
         bell.ring();
         assert_eq!(bell.take(), u64::MAX);
         assert_eq!((is_readable(&bell), bell.take()), (false, 0));
+    }
+
+    /// A file that can be watched, but can't be read with the promise not to wait.
+    #[test]
+    fn without_a_count_a_ring_is_one_and_is_taken_once() {
+        use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+        let bell = Doorbell::new().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let client = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap());
+        inotify::add_watch(&client, folder.path(), WatchFlags::CREATE).unwrap();
+        watch(&bell.0.epoll, &client, THEIRS).unwrap();
+        *bell.0.client.lock().unwrap() = Some(client);
+        for name in ["a", "b"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+            assert_eq!((is_readable(&bell), bell.take()), (true, 1));
+            assert_eq!((is_readable(&bell), bell.take()), (false, 0));
+        }
     }
 
     #[test]

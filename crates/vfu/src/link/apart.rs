@@ -4,9 +4,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use vfu_proto::session::{Channel, Closed, Limits, Role};
+use vfu_proto::session::{Channel, Closed, Limits, Role, Time};
 
 use super::wait::On;
 use super::{Claim, Link, Message, Reenter, Sight, lost};
@@ -68,6 +69,11 @@ impl Link {
             let claim = reentry.claim(self)?;
             Some(Came::Command(self.take_command(session)?, claim))
         })
+    }
+
+    /// When the message began of which only a part is here.
+    pub(crate) fn unfinished(&self) -> Option<Duration> {
+        self.lock().begun[Channel::Main as usize].map(|begun| begun.since(Time::ZERO))
     }
 
     /// Commands that wait.

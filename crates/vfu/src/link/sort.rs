@@ -47,6 +47,7 @@ impl Link {
                     Err(e) if state.lenient && !self.is_left_unread(channel, &state.session) => {
                         debug!(%e, "message refused");
                         framer.skip_refused();
+                        state.begun[index] = None;
                         if e.wants_reply() {
                             let header = e.header().error_reply(wire::Errno::EINVAL);
                             state.refusals.push((channel, header));

@@ -143,6 +143,11 @@ impl Session {
         self.link.poll_sockets()
     }
 
+    /// Of which message only a part is here, if of any: when that began, since the session did.
+    pub fn unfinished(&self) -> Option<Duration> {
+        self.link.unfinished()
+    }
+
     /// The next command that is here whole. None is given while the client leaves too many replies
     /// unread.
     pub fn next(&self) -> Option<Command> {

@@ -145,7 +145,10 @@ impl Executor {
         if effects.is_empty() {
             return;
         }
-        self.shared.follow();
+        // A reset ends what waits to get out; after it configuration space is followed, too.
+        if !effects.flr && !effects.soft_reset {
+            self.shared.follow();
+        }
         if let Some((from, to)) = effects.power_state {
             info!(?from, ?to, "power state");
             context::run(&self.shared, Inside::Callback, || device.power_changed(from, to));
