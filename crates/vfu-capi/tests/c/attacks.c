@@ -152,6 +152,28 @@ CASE(a_log_may_use_the_context)
     device_destroy();
 }
 
+static void log_that_fails(vfu_ctx_t *ctx, int level, const char *text)
+{
+    (void)level, (void)text;
+    rc_inside++;
+    vfu_destroy_ctx(ctx);
+    vfu_log(ctx, LOG_ERR, "in the log");
+    FAILS(vfu_setup_region(ctx, VFU_PCI_DEV_BAR0_REGION_IDX, 1000, NULL, VFU_REGION_FLAG_RW, NULL, 0, -1, 0), EINVAL);
+}
+
+CASE(rs_what_a_log_does_is_not_logged)
+{
+    ours();
+    device_create(0);
+    EQ(vfu_setup_log(dev.ctx, log_that_fails, LOG_DEBUG), 0);
+    vfu_log(dev.ctx, LOG_ERR, "once");
+    EQ(rc_inside, 1);
+    vfu_log(dev.ctx, LOG_ERR, "twice");
+    EQ(rc_inside, 2);
+    EQ(vfu_setup_log(dev.ctx, NULL, LOG_ERR), 0);
+    device_destroy();
+}
+
 static void go_and_run(void)
 {
     disconnect();
