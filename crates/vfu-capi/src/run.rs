@@ -105,6 +105,11 @@ impl Context {
     fn execute_here(&self, session: &Session) -> Result<c_int, c_int> {
         let mut executed = 0;
         loop {
+            if self.is_pending() {
+                // A command that came while a callback waited has to wait, and so do those behind it.
+                session.send_apart();
+                return Err(EBUSY);
+            }
             let Some(command) = session.next() else {
                 if session.queued() == 0 || session.closed().is_some() {
                     break;
@@ -114,11 +119,7 @@ impl Context {
             };
             match self.take(session, command) {
                 Taken::Executed => executed += 1,
-                Taken::Refused => {}
-                Taken::PutOff => {
-                    session.send_apart();
-                    return Err(EBUSY);
-                }
+                Taken::Refused | Taken::PutOff => {}
             }
         }
         session.send_apart();
@@ -175,7 +176,8 @@ impl Context {
             if self.is_shared() {
                 self.catch_up();
             }
-            done.unwrap_or(Ok(()))?;
+            // Who waits for an answer need not know that the program waits for something.
+            done.unwrap_or(Ok(())).inspect_err(|_| session.send_apart())?;
             if session.closed().is_some() {
                 let _running = lock(&self.run);
                 self.end_if_closed(&session)?;
@@ -185,9 +187,14 @@ impl Context {
 
     /// Executes a command, once the device is quiesced if it has to be.
     pub(crate) fn take(&self, session: &Session, command: Command) -> Taken {
-        match self.quiesce_for(&command) {
+        let rests = self.needs_quiesce(&command) && self.setup().quiesce.is_some();
+        match if rests { self.quiesce() } else { Ok(()) } {
             Ok(()) => {
-                self.execute(session, command);
+                if rests {
+                    self.station().at_rest(|| self.execute(session, command));
+                } else {
+                    self.execute(session, command);
+                }
                 Taken::Executed
             }
             Err(EBUSY) => {
@@ -202,10 +209,6 @@ impl Context {
                 Taken::Refused
             }
         }
-    }
-
-    fn quiesce_for(&self, command: &Command) -> Result<(), c_int> {
-        if self.needs_quiesce(command) { self.quiesce() } else { Ok(()) }
     }
 
     fn quiesce(&self) -> Result<(), c_int> {
@@ -305,7 +308,7 @@ pub unsafe extern "C" fn vfu_device_quiesced(ctx: *mut Ctx, quiesce_errno: c_int
         match (pending, session) {
             (Pending::Command(command), Some(session)) => {
                 if quiesce_errno == 0 {
-                    ctx.execute(&session, command);
+                    ctx.station().at_rest(|| ctx.execute(&session, command));
                 } else {
                     session.refuse(&command.header(), quiesce_errno as u32);
                     session.recycle(command);

@@ -355,6 +355,27 @@ fn a_table_can_be_full() {
     assert_eq!(map(&peer, &request(3), None), None);
 }
 
+/// More than a process may have mappings or descriptors.
+#[test]
+fn a_file_may_be_mapped_in_ever_so_many_pieces() {
+    const COUNT: u64 = 66_000;
+    let server = TestServer::with(|builder| builder.max_dma_maps(COUNT as u32));
+    let peer = begin(&server);
+    let ram = SharedRam::new(BASE, 4096).unwrap();
+    for i in 0..COUNT {
+        let request = map_request(READ_WRITE, i % 64 * 64, BASE + i * 0x1000, 64);
+        assert_eq!(map(&peer, &request, Some(ram.as_fd())), None);
+    }
+    let (dma, last) = (server.handle().dma(), COUNT - 1);
+    dma.write(BASE + last * 0x1000, b"here").unwrap();
+    let mut seen = [0; 4];
+    ram.read(BASE + last % 64 * 64, &mut seen).unwrap();
+    assert_eq!(&seen, b"here");
+    assert!(dma.read(BASE + last * 0x1000 + 61, &mut [0; 4]).is_err());
+    assert_eq!(unmap(&peer, BASE + last * 0x1000, 64), Ok(64));
+    dma.read(BASE, &mut [0; 4]).unwrap();
+}
+
 #[test]
 fn the_device_hears_of_what_is_mapped() {
     let server = TestServer::start();

@@ -179,3 +179,25 @@ fn blocking_dma_sends_a_message_at_a_time() {
     assert_eq!(reads.join().unwrap().unwrap(), [9; 0x1000]);
     assert!(session.closed().is_none());
 }
+
+#[test]
+fn dma_that_begins_while_the_device_is_quiesced_is_refused() {
+    let (station, _session, mut client) = attached();
+    let flags = DmaMapFlags::READ | DmaMapFlags::WRITE;
+    let map = DmaMap { flags, offset: 0, address: 0x1000, size: 0x1000 };
+    assert!(station.map(&map, None, 1).unwrap());
+    let refused = station.at_rest(|| station.read(0x1000, &mut [0; 4], Direct::Allowed, None));
+    assert_eq!(refused, Err(vfu::DmaError::Busy));
+    // Nothing was sent; afterwards it works.
+    let reads = std::thread::spawn(move || {
+        let mut got = [0; 4];
+        station.read(0x1000, &mut got, Direct::Allowed, None).map(|()| got)
+    });
+    let mut request = [0; 256];
+    assert_eq!(client.read(&mut request).unwrap(), 32);
+    let mut reply = Header::parse(request.first_chunk().unwrap()).reply(20).emit().to_vec();
+    reply.extend_from_slice(&request[16..32]);
+    reply.extend([1, 2, 3, 4]);
+    client.write_all(&reply).unwrap();
+    assert_eq!(reads.join().unwrap(), Ok([1, 2, 3, 4]));
+}

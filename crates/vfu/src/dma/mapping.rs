@@ -1,8 +1,9 @@
-//! A piece of a file of the peer, mapped into this process.
+//! Pieces of files of the peer, mapped into this process.
 #![allow(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use rustix::fs::{FsWord, fstatfs};
 use rustix::io::Errno;
@@ -10,21 +11,17 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::copy;
 
-/// Memory that the peer shares with us. Reached by copies only.
+/// Memory that the peer shares with us: a piece of a window. Reached by copies only.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    /// The start of the mapping, at a page's border.
-    base: NonNull<u8>,
-    /// The mapping's length in bytes, from `base`.
-    mapped: usize,
-    /// Where the piece begins and ends, in bytes from `base`.
-    skip: usize,
-    end: usize,
-    /// The size of its pages.
-    page: usize,
+    /// The piece's first byte.
+    start: NonNull<u8>,
+    /// How many bytes.
+    len: usize,
+    window: Arc<Window>,
 }
 
-// SAFETY: the pointer is to a mapping that lives as long as `self` and that is reached by volatile
+// SAFETY: the pointer is into a window, which lives as long as `self` and is reached by volatile
 // copies only, from whatever thread.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
@@ -39,7 +36,123 @@ impl Mapping {
         readable: bool,
         writable: bool,
     ) -> Result<Mapping, Errno> {
+        let window = Arc::new(Window::new(fd, offset, len, readable, writable)?);
+        Mapping::of(&window, offset, len).ok_or(Errno::INVAL)
+    }
+
+    /// The `len` bytes of the file from `offset`, if they lie in the window.
+    pub(super) fn of(window: &Arc<Window>, offset: u64, len: u64) -> Option<Mapping> {
+        let skip = usize::try_from(offset.checked_sub(window.offset)?).ok()?;
+        let len = usize::try_from(len).ok()?;
+        if skip.checked_add(len)? > window.mapped {
+            return None;
+        }
+        // SAFETY: the piece lies in the window.
+        let start = unsafe { window.base.add(skip) };
+        Some(Mapping { start, len, window: window.clone() })
+    }
+
+    /// Copies from the piece; `at` is in bytes from its start. The caller checked the permission.
+    #[inline]
+    pub(crate) fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Errno> {
+        let from = self.at(at, to.len())?;
+        // SAFETY: `at` checked that `to.len()` bytes from there lie in the piece.
+        unsafe { copy::load(from, to) };
+        Ok(())
+    }
+
+    /// Copies to the piece; as [`read`](Self::read).
+    #[inline]
+    pub(crate) fn write(&self, at: u64, from: &[u8]) -> Result<(), Errno> {
+        let to = self.at(at, from.len())?;
+        // SAFETY: `at` checked that `from.len()` bytes from there lie in the piece.
+        unsafe { copy::store(from, to) };
+        Ok(())
+    }
+
+    /// The piece's first byte.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// The pages that the piece lies in.
+    pub(crate) fn pages(&self) -> (NonNull<u8>, usize) {
+        let (base, page) = (self.window.base, self.window.page);
+        let skip = self.start.as_ptr() as usize - base.as_ptr() as usize;
+        let first = skip - skip % page;
+        // The window is whole pages, so this does not go beyond it.
+        let len = (skip + self.len).next_multiple_of(page) - first;
+        // SAFETY: `first` is not behind `start`, which lies in the window.
+        (unsafe { base.add(first) }, len)
+    }
+
+    /// The size of its pages in bytes.
+    pub(crate) fn page_size(&self) -> usize {
+        self.window.page
+    }
+
+    #[inline]
+    fn at(&self, at: u64, len: usize) -> Result<*mut u8, Errno> {
+        let at = usize::try_from(at).map_err(|_| Errno::FAULT)?;
+        if at.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(Errno::FAULT);
+        }
+        // SAFETY: `at` lies in the piece, or just behind it if `len` is 0.
+        Ok(unsafe { self.start.as_ptr().add(at) })
+    }
+}
+
+/// What one call of `mmap` has mapped.
+#[derive(Debug)]
+pub(super) struct Window {
+    /// The start, at a page's border.
+    base: NonNull<u8>,
+    /// The length in bytes, whole pages.
+    mapped: usize,
+    /// Where in the file it begins.
+    offset: u64,
+    /// The size of its pages.
+    page: usize,
+}
+
+// SAFETY: the pointer is to a mapping that lives as long as `self`; see `Mapping` for who uses it.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Window {
+    /// Maps the pages that `len` bytes of `fd` from `offset` lie in.
+    pub(super) fn new(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: u64,
+        readable: bool,
+        writable: bool,
+    ) -> Result<Window, Errno> {
         let huge = huge_page_size(fd);
+        Window::map(fd, (offset, len), (readable, writable), huge)
+    }
+
+    /// Maps the whole of `fd`, which has `len` bytes. `None` if that can't be, or is not free: huge
+    /// pages are reserved when they are mapped.
+    pub(super) fn of_all(
+        fd: BorrowedFd<'_>,
+        len: u64,
+        readable: bool,
+        writable: bool,
+    ) -> Option<Window> {
+        if huge_page_size(fd).is_some() {
+            return None;
+        }
+        Window::map(fd, (0, len), (readable, writable), None).ok()
+    }
+
+    fn map(
+        fd: BorrowedFd<'_>,
+        (offset, len): (u64, u64),
+        (readable, writable): (bool, bool),
+        huge: Option<u64>,
+    ) -> Result<Window, Errno> {
         let page = huge.unwrap_or(rustix::param::page_size() as u64);
         let skip = offset % page;
         let end = len.checked_add(skip).ok_or(Errno::INVAL)?;
@@ -51,53 +164,16 @@ impl Mapping {
         let mut flags = MapFlags::SHARED;
         // Huge pages that are not reserved may be missing when they are touched, which is a SIGBUS.
         flags.set(MapFlags::NORESERVE, huge.is_none());
+        let offset = offset - skip;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
-        let base = unsafe { mmap(std::ptr::null_mut(), mapped, prot, flags, fd, offset - skip) }?;
+        let base = unsafe { mmap(std::ptr::null_mut(), mapped, prot, flags, fd, offset) }?;
         let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
-        let (skip, end, page) = (skip as usize, end as usize, page as usize);
-        Ok(Mapping { base, mapped, skip, end, page })
+        Ok(Window { base, mapped, offset, page: page as usize })
     }
 
-    /// Copies from the piece; `at` is in bytes from its start. The caller checked the permission.
-    pub(crate) fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Errno> {
-        let from = self.at(at, to.len())?;
-        // SAFETY: `at` checked that `to.len()` bytes from there lie in the mapping.
-        unsafe { copy::load(from, to) };
-        Ok(())
-    }
-
-    /// Copies to the piece; as [`read`](Self::read).
-    pub(crate) fn write(&self, at: u64, from: &[u8]) -> Result<(), Errno> {
-        let to = self.at(at, from.len())?;
-        // SAFETY: `at` checked that `from.len()` bytes from there lie in the mapping.
-        unsafe { copy::store(from, to) };
-        Ok(())
-    }
-
-    /// The piece's first byte.
-    pub(crate) fn start(&self) -> NonNull<u8> {
-        // SAFETY: the piece begins in the mapping.
-        unsafe { self.base.add(self.skip) }
-    }
-
-    /// The whole that is mapped, in whole pages.
-    pub(crate) fn pages(&self) -> (NonNull<u8>, usize) {
-        (self.base, self.mapped)
-    }
-
-    /// The size of its pages in bytes.
-    pub(crate) fn page_size(&self) -> usize {
-        self.page
-    }
-
-    fn at(&self, at: u64, len: usize) -> Result<*mut u8, Errno> {
-        let start = usize::try_from(at).ok().and_then(|at| at.checked_add(self.skip));
-        let start = start.ok_or(Errno::FAULT)?;
-        if start.checked_add(len).is_none_or(|end| end > self.end) {
-            return Err(Errno::FAULT);
-        }
-        // SAFETY: `start` lies in the mapping, or just behind it if `len` is 0.
-        Ok(unsafe { self.base.as_ptr().add(start) })
+    /// How many bytes are mapped.
+    pub(super) fn len(&self) -> usize {
+        self.mapped
     }
 }
 
@@ -112,9 +188,9 @@ fn huge_page_size(fd: BorrowedFd<'_>) -> Option<u64> {
 /// What `statfs` says of a hugetlbfs (linux/magic.h).
 const HUGETLBFS_MAGIC: FsWord = 0x9584_58f6;
 
-impl Drop for Mapping {
+impl Drop for Window {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, to which no reference was ever made; `self` goes now.
+        // SAFETY: our own mapping, to which no reference was ever made. No piece of it is left.
         let _never_fails = unsafe { munmap(self.base.as_ptr().cast(), self.mapped) };
     }
 }

@@ -2,6 +2,7 @@
 
 mod copy;
 pub(crate) mod dirty;
+mod file;
 mod future;
 mod lease;
 mod mapping;
@@ -18,9 +19,10 @@ use vfu_proto::wire::Errno;
 use crate::link::RequestError;
 use crate::shared::Shared;
 
+pub(crate) use file::File;
 pub(crate) use future::run as run_to_end;
 pub(crate) use mapping::Mapping;
-pub(crate) use region::{Backing, File, Region};
+pub(crate) use region::{Backing, Region};
 pub(crate) use table::{Inserted, Table};
 pub(crate) use transfer::{Buffer, How, Transfer};
 

@@ -1,18 +1,18 @@
 //! One DMA mapping of the peer, and who backs it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 use std::task::Waker;
 
-use rustix::fs::{FileType, SealFlags, Stat, fcntl_get_seals, fstat};
-use rustix::io::{Errno as SysErrno, pread, pwrite};
+use rustix::io::Errno as SysErrno;
 use vfu_proto::wire::{AccessMode, DmaMap, DmaMapFlags, Errno};
 
 use super::Direction;
 use super::dirty::Pages;
+use super::file::{File, Files};
 use super::mapping::Mapping;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A range of addresses that the peer has announced.
 #[derive(Debug)]
@@ -50,101 +50,25 @@ pub(crate) enum Backing {
     Message,
 }
 
-/// A file of the peer, and the piece of it that a region is.
-#[derive(Debug)]
-pub(crate) struct File {
-    fd: OwnedFd,
-    offset: u64,
-    identity: (u64, u64),
-    /// The file's length when last looked at, in bytes; `u64::MAX` where files have none.
-    length: AtomicU64,
-    /// The file can't become shorter: it has no length, or is sealed.
-    lasting: bool,
-}
-
-impl File {
-    pub(crate) fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
-        // The seal first: the peer might cut the file off and seal it between the two looks.
-        let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
-        let stat = fstat(&fd)?;
-        let lasting = sealed || length(&stat) == u64::MAX;
-        let length = AtomicU64::new(length(&stat));
-        Ok(File { fd, offset, identity: (stat.st_dev, stat.st_ino), length, lasting })
-    }
-
-    /// Whether the file can't become shorter.
-    pub(crate) fn is_lasting(&self) -> bool {
-        self.lasting
-    }
-
-    /// Whether the bytes lie in the file now. It may have grown since the last look, and shrunk
-    /// unless it is sealed against that.
-    pub(crate) fn holds(&self, at: u64, len: usize) -> bool {
-        let end = self.offset.checked_add(at).and_then(|p| p.checked_add(len as u64));
-        let Some(end) = end else { return false };
-        if self.lasting && end <= self.length.load(Ordering::Relaxed) {
-            return true;
-        }
-        let now = fstat(&self.fd).map_or(0, |stat| length(&stat));
-        self.length.store(now, Ordering::Relaxed);
-        end <= now
-    }
-
-    pub(crate) fn read(&self, at: u64, mut to: &mut [u8]) -> Result<(), SysErrno> {
-        let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
-        while !to.is_empty() {
-            match pread(&self.fd, &mut *to, position) {
-                Ok(0) => return Err(SysErrno::FAULT),
-                Ok(n) => {
-                    position += n as u64;
-                    to = &mut to[n..];
-                }
-                Err(SysErrno::INTR) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn write(&self, at: u64, mut from: &[u8]) -> Result<(), SysErrno> {
-        // A write past the end would make the peer's file longer.
-        if !self.holds(at, from.len()) {
-            return Err(SysErrno::FAULT);
-        }
-        let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
-        while !from.is_empty() {
-            match pwrite(&self.fd, from, position) {
-                Ok(0) => return Err(SysErrno::FAULT),
-                Ok(n) => {
-                    position += n as u64;
-                    from = &from[n..];
-                }
-                Err(SysErrno::INTR) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Region {
     /// Makes the region that `map` asks for, with the file that came with it.
     ///
     /// # Errors
     /// What DMA_MAP answers: a mode that does not fit, or a file that can't be mapped.
-    pub(crate) fn new(map: &DmaMap, fd: Option<OwnedFd>) -> Result<Region, Errno> {
+    pub(crate) fn new(map: &DmaMap, fd: Option<OwnedFd>, files: &Files) -> Result<Region, Errno> {
         let mode = map.access_mode(fd.is_some())?;
         let readable = map.flags.contains(DmaMapFlags::READ);
         let writable = map.flags.contains(DmaMapFlags::WRITE);
         let system = |e: SysErrno| Errno::from_raw(e.raw_os_error());
         let backing = match (mode, fd) {
             (AccessMode::Mmap, Some(fd)) => {
-                let mapping = Mapping::new(fd.as_fd(), map.offset, map.size, readable, writable);
-                let mapping = mapping.map_err(system)?;
-                Backing::Mapped(mapping, File::new(fd, map.offset).map_err(system)?)
+                let open = files.open(fd, readable, writable).map_err(system)?;
+                let mapping = open.map(map.offset, map.size).map_err(system)?;
+                Backing::Mapped(mapping, File::of(open, map.offset))
             }
             (AccessMode::FileIo, Some(fd)) => {
-                Backing::FileIo(File::new(fd, map.offset).map_err(system)?)
+                let open = files.open(fd, readable, writable).map_err(system)?;
+                Backing::FileIo(File::of(open, map.offset))
             }
             _ => Backing::Message,
         };
@@ -207,8 +131,8 @@ impl Region {
     /// Whether mapping `other` again would change nothing.
     pub(super) fn is_same(&self, other: &Region) -> bool {
         let file = |region: &Region| match &region.backing {
-            Backing::Mapped(_, file) => Some((true, file.identity, file.offset)),
-            Backing::FileIo(file) => Some((false, file.identity, file.offset)),
+            Backing::Mapped(_, file) => Some((true, file.identity())),
+            Backing::FileIo(file) => Some((false, file.identity())),
             Backing::Message => None,
         };
         (self.address, self.size) == (other.address, other.size)
@@ -241,14 +165,6 @@ impl Region {
     /// peer writes itself, and knows.
     pub(crate) fn logged(&self) -> Option<&Pages> {
         (self.writable && !matches!(self.backing, Backing::Message)).then_some(&self.dirty)
-    }
-}
-
-fn length(stat: &Stat) -> u64 {
-    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-        u64::try_from(stat.st_size).unwrap_or(0)
-    } else {
-        u64::MAX
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use vfu_proto::wire::Errno;
 
+use super::file::Files;
 use super::{Direction, DmaError, Region};
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// The mappings of the peer. They never overlap.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
+    /// What the mappings are pieces of.
+    pub(crate) files: Files,
     /// By first address.
     regions: RwLock<BTreeMap<u64, Arc<Region>>>,
     /// Entries so far.

@@ -14,7 +14,7 @@ use crate::dma::dirty::{Grid, Picture};
 use crate::dma::{self, Inserted};
 use crate::irq::{EventFd, Irqs};
 use crate::pci::ConfigSpace;
-use crate::shared::Shared;
+use crate::shared::{Gate, Shared};
 use crate::sync::Mutex;
 
 /// One device, from its making to its end; clients come and go. Cheap to clone.
@@ -47,6 +47,19 @@ impl Station {
         context::run(&self.shared, Inside::Callback, f)
     }
 
+    /// Runs `f` while the device is quiesced: DMA that begins meanwhile is refused.
+    pub fn at_rest<T>(&self, f: impl FnOnce() -> T) -> T {
+        struct Open<'a>(&'a Shared);
+        impl Drop for Open<'_> {
+            fn drop(&mut self) {
+                self.0.set_gate(Gate::Open);
+            }
+        }
+        self.shared.set_gate(Gate::Quiesced);
+        let _open = Open(&self.shared);
+        f()
+    }
+
     /// Whether this thread is in [`handle`](Self::handle) or [`notify`](Self::notify).
     pub fn is_inside(&self) -> bool {
         context::inside(&self.shared).is_some()
@@ -57,7 +70,7 @@ impl Station {
     /// # Errors
     /// What DMA_MAP answers.
     pub fn map(&self, map: &DmaMap, fd: Option<OwnedFd>, limit: usize) -> Result<bool, Errno> {
-        let region = dma::Region::new(map, fd)?;
+        let region = dma::Region::new(map, fd, &self.shared.table.files)?;
         if let Some(pages) = region.logged() {
             self.shared.dirty.admit(pages);
         }
@@ -68,6 +81,11 @@ impl Station {
     #[inline]
     pub fn look<T>(&self, address: u64, f: impl FnOnce(View<'_>) -> T) -> Option<T> {
         self.shared.table.look(address, |region| f(View(region)))
+    }
+
+    /// The mapping that `address` lies in.
+    pub fn mapping(&self, address: u64) -> Option<Region> {
+        self.shared.table.look(address, |region| Region(region.clone()))
     }
 
     /// All mappings, in the order of their addresses.

@@ -180,7 +180,7 @@ impl Executor {
         map: &DmaMap,
         fds: Vec<OwnedFd>,
     ) -> Result<(), Errno> {
-        let region = Region::new(map, fds.into_iter().next())?;
+        let region = Region::new(map, fds.into_iter().next(), &self.shared.table.files)?;
         let range = range_of(&region);
         if let Some(pages) = region.logged() {
             self.shared.dirty.admit(pages);

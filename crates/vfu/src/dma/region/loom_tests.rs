@@ -23,7 +23,7 @@ fn table() -> Arc<Table> {
     let flags = DmaMapFlags::READ | DmaMapFlags::WRITE;
     let map = DmaMap { flags, offset: 0, address: 0, size: 4096 };
     let table = Table::default();
-    table.insert(Region::new(&map, None).unwrap(), 1).unwrap();
+    table.insert(Region::new(&map, None, &table.files).unwrap(), 1).unwrap();
     Arc::new(table)
 }
 
