@@ -7,12 +7,7 @@
 #include <unistd.h>
 
 #include "device.h"
-
-#pragma weak vfu_rs_version
-#pragma weak vfu_rs_get_limits
-#pragma weak vfu_rs_set_limits
-#pragma weak vfu_rs_sgl_read_async
-#pragma weak vfu_rs_sgl_write_async
+#include "extensions.h"
 
 static void ours(void)
 {
