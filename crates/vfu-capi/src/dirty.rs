@@ -34,12 +34,7 @@ impl Context {
         if len > u64::from(MAX_TRANSFER) {
             return Err(EINVAL);
         }
-        let mappings = self.station().mappings();
-        let region = mappings.into_iter().find(|r| {
-            let region = r.view();
-            iova.checked_sub(region.address()).is_some_and(|offset| offset < region.size())
-        });
-        let region = region.ok_or(ENOENT)?;
+        let region = self.station().mapping(iova).ok_or(ENOENT)?;
         let view = region.view();
         if view.address() != iova || length > view.size() {
             return Err(ENOTSUP);

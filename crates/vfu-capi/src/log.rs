@@ -1,5 +1,6 @@
 //! Logging: the program's function for it, and `vfu_log`, whose arguments only C can fetch.
 
+use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int};
 use std::fmt;
 use std::sync::Mutex;
@@ -37,6 +38,11 @@ impl Log {
     }
 }
 
+thread_local! {
+    /// The context whose function runs.
+    static LOGGING: Cell<*const Context> = const { Cell::new(std::ptr::null()) };
+}
+
 impl Context {
     /// Logs, if anybody wants to hear it. errno stays as it was.
     pub(crate) fn log(&self, level: c_int, message: fmt::Arguments<'_>) {
@@ -49,12 +55,18 @@ impl Context {
     fn log_text(&self, level: c_int, text: &std::ffi::CStr) {
         let function = *lock(&self.log.function);
         if let Some(function) = function {
+            // What a log function does is not logged: there would be no end.
+            let outer = LOGGING.replace(self);
+            if std::ptr::eq(outer, self) {
+                return;
+            }
             let before = errno::get();
             self.station().notify(|| {
                 // SAFETY: the program's function, called as the header says, with a string that ends.
                 unsafe { function(self.as_ptr(), level, text.as_ptr()) };
             });
             errno::set(before);
+            LOGGING.set(outer);
         }
     }
 }

@@ -131,8 +131,7 @@ impl Context {
 
     /// The mapping of just these bytes.
     pub(crate) fn find(&self, address: u64, size: u64) -> Result<Region, c_int> {
-        let mappings = self.station().mappings();
         let is = |r: &Region| (r.view().address(), r.view().size()) == (address, size);
-        mappings.into_iter().find(is).ok_or(ENOENT)
+        self.station().mapping(address).filter(is).ok_or(ENOENT)
     }
 }

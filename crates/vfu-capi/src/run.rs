@@ -105,6 +105,11 @@ impl Context {
     fn execute_here(&self, session: &Session) -> Result<c_int, c_int> {
         let mut executed = 0;
         loop {
+            if self.is_pending() {
+                // A command that came while a callback waited has to wait, and so do those behind it.
+                session.send_apart();
+                return Err(EBUSY);
+            }
             let Some(command) = session.next() else {
                 if session.queued() == 0 || session.closed().is_some() {
                     break;
@@ -114,11 +119,7 @@ impl Context {
             };
             match self.take(session, command) {
                 Taken::Executed => executed += 1,
-                Taken::Refused => {}
-                Taken::PutOff => {
-                    session.send_apart();
-                    return Err(EBUSY);
-                }
+                Taken::Refused | Taken::PutOff => {}
             }
         }
         session.send_apart();
@@ -175,7 +176,8 @@ impl Context {
             if self.is_shared() {
                 self.catch_up();
             }
-            done.unwrap_or(Ok(()))?;
+            // Who waits for an answer need not know that the program waits for something.
+            done.unwrap_or(Ok(())).inspect_err(|_| session.send_apart())?;
             if session.closed().is_some() {
                 let _running = lock(&self.run);
                 self.end_if_closed(&session)?;

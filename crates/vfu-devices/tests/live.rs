@@ -24,6 +24,8 @@ const LEN: u64 = 200;
 const HAMMERS: usize = 3;
 /// Copies that may wait in the device.
 const WAITING: u32 = 40;
+/// So many more that are asked for, and some have ended meanwhile.
+const SOME_END: u64 = WAITING as u64 + 5;
 
 /// The memory of a machine.
 enum Ram {
@@ -233,11 +235,11 @@ fn moves(shared: bool) {
             .downtime_limit(Duration::ZERO)
             .max_rounds(6)
             .each_round(|_| {
-                guest.wait_for(5); // there is something new in every round
+                guest.wait_for(SOME_END); // there is something new in every round
                 Ok::<_, String>(copy_dirty(&from, &to))
             })
             .before_stop(|| {
-                guest.wait_for(5); // nor is it all copied when the machine stops
+                guest.wait_for(SOME_END); // nor is it all copied when the machine stops
                 paused = Some(guest.place.write().unwrap());
                 Ok::<_, String>(())
             })

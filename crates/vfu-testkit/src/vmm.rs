@@ -160,12 +160,21 @@ impl Vmm {
         Ok(interrupts)
     }
 
-    /// Has the interrupt pin signalled. It masks itself each time it fires; see
-    /// [`unmask_intx`](Self::unmask_intx).
+    /// Has the interrupt pin signalled, and not MSI or MSI-X, beside which the pin is silent. It masks
+    /// itself each time it fires; see [`unmask_intx`](Self::unmask_intx).
     ///
     /// # Errors
     /// The device has no pin, or the session failed.
     pub fn enable_intx(&self) -> Result<Interrupts, KitError> {
+        let function = self.describe()?;
+        for (id, enable) in [(regs::CAP_MSI, MSI_ENABLE), (regs::CAP_MSIX, MSIX_ENABLE)] {
+            let Some(capability) = function.capability(id) else { continue };
+            let control = usize::from(capability.offset) + regs::MESSAGE_CONTROL;
+            let flags = self.config_read16(control)?;
+            if flags & enable != 0 {
+                self.config_write16(control, flags & !enable)?;
+            }
+        }
         let interrupts = Interrupts::new(1)?;
         self.set_command(regs::COMMAND_INTX_DISABLE, false)?;
         self.client.assign_irqs(IrqIndex::Intx, 0, &interrupts.fds())?;

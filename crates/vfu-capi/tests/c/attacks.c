@@ -1,17 +1,13 @@
 /* What a client, or a program's own callback, could do to stop or confuse a device. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "device.h"
-
-#pragma weak vfu_rs_version
-#pragma weak vfu_rs_get_limits
-#pragma weak vfu_rs_set_limits
-#pragma weak vfu_rs_sgl_read_async
-#pragma weak vfu_rs_sgl_write_async
+#include "extensions.h"
 
 static void ours(void)
 {
@@ -151,6 +147,28 @@ CASE(a_log_may_use_the_context)
     device_destroy();
 }
 
+static void log_that_fails(vfu_ctx_t *ctx, int level, const char *text)
+{
+    (void)level, (void)text;
+    rc_inside++;
+    vfu_destroy_ctx(ctx);
+    vfu_log(ctx, LOG_ERR, "in the log");
+    FAILS(vfu_setup_region(ctx, VFU_PCI_DEV_BAR0_REGION_IDX, 1000, NULL, VFU_REGION_FLAG_RW, NULL, 0, -1, 0), EINVAL);
+}
+
+CASE(rs_what_a_log_does_is_not_logged)
+{
+    ours();
+    device_create(0);
+    EQ(vfu_setup_log(dev.ctx, log_that_fails, LOG_DEBUG), 0);
+    vfu_log(dev.ctx, LOG_ERR, "once");
+    EQ(rc_inside, 1);
+    vfu_log(dev.ctx, LOG_ERR, "twice");
+    EQ(rc_inside, 2);
+    EQ(vfu_setup_log(dev.ctx, NULL, LOG_ERR), 0);
+    device_destroy();
+}
+
 static void go_and_run(void)
 {
     disconnect();
@@ -178,6 +196,65 @@ CASE(rs_a_client_that_goes_while_a_callback_runs_the_context)
     EQ(unmaps_inside, 0);
     EQ(dev.unmaps, 1);
     EQ(dev.resets[VFU_RESET_LOST_CONN], 1);
+    device_destroy();
+}
+
+/* ---- a request that has to wait, which comes while a callback waits ---- */
+
+static void read_while_busy(void)
+{
+    uint8_t bytes[8];
+    dma_sg_t *entry = look_up(RAM_AT, 8, PROT_READ);
+
+    dev.quiesce_errno = EBUSY;
+    EQ(vfu_sgl_read(dev.ctx, entry, 1, bytes, 0), 0);
+    free(entry);
+}
+
+static void map_twice_then_answer(void)
+{
+    struct vfio_user_dma_map map = {sizeof(map), 3, 0, 0x100000, 0x1000};
+    struct msg command;
+
+    CHECK(wire_receive(dev.sock, &command));
+    wire_command(dev.sock, 2, VFIO_USER_DMA_MAP, &map, sizeof(map), NULL, 0);
+    while (__atomic_load_n(&dev.quiesces, __ATOMIC_SEQ_CST) < 2)
+        sched_yield();
+    map.addr = 0x200000;
+    wire_command(dev.sock, 3, VFIO_USER_DMA_MAP, &map, sizeof(map), NULL, 0);
+    uint8_t reply[16 + 8] = {0};
+    memcpy(reply, command.data, 16);
+    wire_reply(dev.sock, &command, 0, reply, sizeof(reply));
+    wire_free(&command);
+}
+
+CASE(rs_requests_that_wait_keep_their_order)
+{
+    struct vfio_user_region_access access = {0, VFU_PCI_DEV_BAR0_REGION_IDX, 4};
+    struct msg reply;
+
+    ours();
+    device_create(LIBVFIO_USER_FLAG_ATTACH_NB | LIBVFIO_USER_FLAG_REENTRANT);
+    device_setup(VFU_PCI_TYPE_CONVENTIONAL);
+    device_connect(CAPABILITIES);
+    map_ram(-1);
+    dev.on_access = read_while_busy;
+    wire_command(dev.sock, 1, VFIO_USER_REGION_READ, &access, sizeof(access), NULL, 0);
+    client_thread(map_twice_then_answer);
+    run_until(EBUSY);
+    client_join();
+    EQ(dev.maps, 1);
+    dev.quiesce_errno = 0;
+    EQ(vfu_device_quiesced(dev.ctx, 0), 0);
+    EQ(dev.maps, 3);
+    for (int id = 1; id <= 3; id++) {
+        while (!wire_readable(dev.sock))
+            CHECK(run_once() >= 0);
+        CHECK(wire_receive(dev.sock, &reply));
+        EQ(reply.header.msg_id, id);
+        EQ(reply.header.error_no, 0);
+        wire_free(&reply);
+    }
     device_destroy();
 }
 

@@ -6,30 +6,13 @@
 #include <unistd.h>
 
 #include "device.h"
-
-#pragma weak vfu_rs_version
-#pragma weak vfu_rs_log_enabled
-#pragma weak vfu_rs_log_text
-#pragma weak vfu_rs_irq_raise
-#pragma weak vfu_rs_setup_irq_masking
-#pragma weak vfu_rs_get_limits
-#pragma weak vfu_rs_set_limits
-#pragma weak vfu_rs_sgl_read_async
-#pragma weak vfu_rs_sgl_write_async
-#pragma weak vfu_rs_get_timeout
-#pragma weak vfu_rs_get_dma_poll_fd
-#pragma weak vfu_rs_get_counters
+#include "extensions.h"
 
 #define NONE VFIO_IRQ_SET_DATA_NONE
 #define EVENTFD VFIO_IRQ_SET_DATA_EVENTFD
 #define TRIGGER VFIO_IRQ_SET_ACTION_TRIGGER
 #define MASK VFIO_IRQ_SET_ACTION_MASK
 #define UNMASK VFIO_IRQ_SET_ACTION_UNMASK
-
-static bool is_ours(void)
-{
-    return vfu_rs_version != NULL;
-}
 
 #define EXTENSION(name)                                                                                                \
     static void name##_body(void);                                                                                     \

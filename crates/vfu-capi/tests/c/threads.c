@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "device.h"
+#include "extensions.h"
 
 enum { WORKERS = 4, ROUNDS = 50, LENGTH = 512 };
 
@@ -102,8 +103,6 @@ static void read_by_threads(const char *json)
     device_destroy();
 }
 
-static bool is_ours(void);
-
 CASE(rs_threads_read_by_messages)
 {
     if (!is_ours())
@@ -180,10 +179,4 @@ CASE(rs_reads_outside_of_callbacks_serve_requests)
     client_join();
     CHECK(dev.accesses == 0);
     device_destroy();
-}
-
-#pragma weak vfu_rs_version
-static bool is_ours(void)
-{
-    return vfu_rs_version != NULL;
 }

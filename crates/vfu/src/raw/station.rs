@@ -83,6 +83,11 @@ impl Station {
         self.shared.table.look(address, |region| f(View(region)))
     }
 
+    /// The mapping that `address` lies in.
+    pub fn mapping(&self, address: u64) -> Option<Region> {
+        self.shared.table.look(address, |region| Region(region.clone()))
+    }
+
     /// All mappings, in the order of their addresses.
     pub fn mappings(&self) -> Vec<Region> {
         self.shared.table.all().into_iter().map(Region).collect()
