@@ -6,7 +6,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vfu::client::Client;
 use vfu::pci::MsixAt;
 use vfu::server::{BuildError, Region, ShareError, Shareable};
-use vfu::wire::Area;
+use vfu::wire::{Area, Capabilities};
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Server, SharedMemory};
 use vfu_testkit::{Served, Vmm, serve_in_process};
 
@@ -269,4 +269,20 @@ fn a_client_is_told_of_at_most_a_hundred_regions() {
     assert_eq!(refused(with(92)), ShareError::TooManyRegions { count: 92 });
     let empty = Server::builder(Pci::endpoint(0x1234, 1)).region(Region::new(0));
     assert_eq!(refused(empty), ShareError::EmptyRegion { region: 9 });
+}
+
+/// To a client that takes no descriptors the region is one that can't be mapped.
+#[test]
+fn a_client_that_takes_no_descriptors_gets_none() {
+    let pci = Pci::endpoint(0x1234, 1).bar(0, Bar::mem64(page()));
+    let memory = SharedMemory::new(page()).unwrap();
+    let served =
+        serve_in_process(Server::builder(pci).mmap(0, memory), |_: Handle| Echo(Arc::default()));
+    let served = served.unwrap();
+    for (most, takes) in [(0, false), (1, true)] {
+        let caps = Capabilities { max_msg_fds: Some(most), ..Capabilities::default() };
+        let client = Client::builder().capabilities(caps).connect(served.path()).unwrap();
+        assert_eq!(client.region_info(0).unwrap().mmap.is_some(), takes);
+        client.region_write(0, 0, &[7]).unwrap();
+    }
 }

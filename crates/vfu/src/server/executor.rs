@@ -167,15 +167,14 @@ impl Executor {
             }
             .emit(out),
             Request::DeviceGetRegionInfo(r) => {
-                let (info, fd) = self.regions.info(r.index)?;
+                let (info, fd) = self.regions.info(r.index, self.max_fds())?;
                 let whole = info.emit_for(r.argsz, out);
                 if let Some(fd) = fd.filter(|_| whole) {
                     return Ok(Outcome::ReplyWith(fd));
                 }
             }
             Request::DeviceGetRegionIoFds(r) => {
-                let max_fds = self.shared.live().map_or(0, |live| live.max_fds);
-                let IoFdsAnswer { reply, fds } = self.regions.io_fds(r.index, max_fds)?;
+                let IoFdsAnswer { reply, fds } = self.regions.io_fds(r.index, self.max_fds())?;
                 if reply.emit_for(r.argsz, out) && !fds.is_empty() {
                     return Ok(Outcome::ReplyWithAll(fds));
                 }
@@ -194,6 +193,11 @@ impl Executor {
             }
         }
         Ok(Outcome::Reply)
+    }
+
+    /// How many descriptors the client takes with a message.
+    fn max_fds(&self) -> usize {
+        self.shared.live().map_or(0, |live| live.max_fds)
     }
 
     fn set_irqs(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), Errno> {

@@ -307,11 +307,10 @@ impl Executor {
 
     /// What the library owns of the device's state.
     fn library(&self) -> Library {
-        Library {
-            config: self.shared.config_now().to_vec(),
-            msix: self.shared.irqs.save_msix(),
-            irqs: self.shared.irqs.save(),
-        }
+        // A statement of its own: the lock of configuration space must not be held for what follows.
+        let config = self.shared.config_now().to_vec();
+        let irqs = &self.shared.irqs;
+        Library { config, msix: irqs.save_msix(), irqs: irqs.save() }
     }
 
     fn load(&self, device: &mut dyn Migration, bytes: &[u8]) -> Result<(), LoadError> {

@@ -1,10 +1,11 @@
 //! A device that is stopped and started while its threads do DMA.
 
+use shuttle::thread;
 use vfu_proto::wire::{DeviceState, FeatureOp, FeatureRequest, Request};
 
 use super::device::{PLAIN, STUBBORN, pattern};
 use super::peer::Peer;
-use super::server::Serving;
+use super::server::{Serving, server};
 use super::{check, no_timeouts};
 
 fn set(peer: &mut Peer, state: DeviceState) -> u16 {
@@ -41,5 +42,23 @@ fn a_stop_ends_dma_and_a_start_lets_it_go_on() {
         let log = s.end();
         assert_eq!(log.outcome(0x10), Some(Ok(pattern(0x10))));
         assert_eq!(log.outcome(0x20), Some(Ok(pattern(0x20))));
+    });
+}
+
+/// The device's thread moves its pin while the server saves what it keeps of the device.
+#[test]
+fn a_pin_moves_while_the_device_is_saved() {
+    check(|| {
+        let (mut server, _, mut peer) = server(no_timeouts());
+        let (pin, stopper) = (server.handle().intx(), server.stopper());
+        let serving = thread::spawn(move || server.run().unwrap());
+        peer.begin();
+        let moving = thread::spawn(move || [true, false].map(|up| pin.set(up)));
+        let save = set(&mut peer, DeviceState::StopCopy);
+        peer.reply_to(save, &mut Vec::new());
+        moving.join().unwrap();
+        peer.hang_up();
+        stopper.stop();
+        serving.join().unwrap();
     });
 }

@@ -52,7 +52,8 @@ impl Region {
         self
     }
 
-    /// Lets the client map it, or areas of it.
+    /// Lets the client map it, or areas of it. What it has mapped it can write, even if the region is
+    /// [`read_only`](Self::read_only).
     pub fn mmap(mut self, memory: impl Into<Shareable>) -> Self {
         self.memory = Some(memory.into());
         self
@@ -162,8 +163,13 @@ impl Regions {
         share.memory().filter(|_| share.covers(offset, len as u64))
     }
 
-    /// What DEVICE_GET_REGION_INFO answers, and the descriptor to send with the whole of it.
-    pub(crate) fn info(&self, index: u32) -> Result<(RegionInfo, Option<BorrowedFd<'_>>), Errno> {
+    /// What DEVICE_GET_REGION_INFO answers to a client that takes `max_fds` with a message, and the
+    /// descriptor to send with the whole of it.
+    pub(crate) fn info(
+        &self,
+        index: u32,
+        max_fds: usize,
+    ) -> Result<(RegionInfo, Option<BorrowedFd<'_>>), Errno> {
         let entry = self.entry(index)?;
         let mut info = RegionInfo {
             flags: RegionFlags::default(),
@@ -183,7 +189,9 @@ impl Regions {
         if let Some((type_, subtype)) = entry.type_ {
             info.capabilities.push(RegionCapability::Type { type_, subtype });
         }
-        let Some(share) = &entry.shared else { return Ok((info, None)) };
+        let Some(share) = entry.shared.as_ref().filter(|_| max_fds > 0) else {
+            return Ok((info, None));
+        };
         info.flags = info.flags | RegionFlags::MMAP;
         info.offset = share.offset();
         // Said also of a region that can be mapped as a whole: so each client goes one way.
