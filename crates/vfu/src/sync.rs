@@ -10,6 +10,7 @@ pub(crate) mod clock;
 #[cfg(shuttle)]
 mod condvar;
 pub(crate) mod kernel;
+mod number;
 #[cfg(shuttle)]
 mod thread;
 
@@ -39,3 +40,4 @@ mod chosen {
 }
 
 pub(crate) use chosen::*;
+pub(crate) use number::thread_number;

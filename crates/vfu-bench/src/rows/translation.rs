@@ -26,7 +26,7 @@ pub(super) fn rows() -> Vec<Row> {
         )
         .at_most(2.0),
     ];
-    for count in [1_000, 60_000] {
+    for count in [1_000, 60_000, 1_000_000] {
         rows.push(
             Row::new(
                 group,

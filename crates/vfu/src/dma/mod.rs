@@ -4,6 +4,7 @@ mod copy;
 pub(crate) mod dirty;
 mod file;
 mod future;
+mod index;
 mod lease;
 mod mapping;
 mod message;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::message::{Pause, Pipeline};
+use super::table::Lease;
 use super::{Backing, Direction, DmaError, file_error};
 use crate::link::{Asker, Link};
 use crate::shared::Shared;
@@ -51,6 +52,8 @@ pub(crate) struct Transfer<'a> {
     done: usize,
     /// Resets of the device when the transfer began, once it has.
     epoch: Option<u64>,
+    /// The first mapping, from the check of the whole until it is used.
+    first: Option<Lease>,
     /// What is under way by messages.
     messages: Option<Pipeline>,
 }
@@ -72,8 +75,9 @@ impl<'a> Transfer<'a> {
         buffer: Buffer<'a>,
         how: How,
     ) -> Self {
-        let (one_by_one, done) = (false, 0);
-        Transfer { shared, address, buffer, how, one_by_one, done, epoch: None, messages: None }
+        let (one_by_one, done, epoch) = (false, 0, None);
+        let (first, messages) = (None, None);
+        Transfer { shared, address, buffer, how, one_by_one, done, epoch, first, messages }
     }
 
     /// For peers that take one message at a time.
@@ -111,7 +115,15 @@ impl<'a> Transfer<'a> {
     fn begin(&mut self) -> Result<(), DmaError> {
         self.epoch = Some(self.shared.may_dma()?);
         let (len, direction) = (self.buffer.len(), self.buffer.direction());
-        self.shared.table.check(self.address, len, direction)
+        if len == 0 {
+            return Ok(());
+        }
+        let lease = self.shared.table.lease(self.address, direction)?;
+        if len as u64 - 1 > lease.last() - self.address {
+            self.shared.table.check(self.address, len, direction)?;
+        }
+        self.first = Some(lease);
+        Ok(())
     }
 
     /// Copies up to the end of the next mapping. True if that takes messages, which have begun.
@@ -121,10 +133,14 @@ impl<'a> Transfer<'a> {
             return Err(DmaError::Canceled);
         }
         let at = self.address.wrapping_add(self.done as u64);
-        let first = self.done == 0;
-        let lease = self.shared.table.lease(at, self.buffer.direction());
-        // The whole was mapped when we began: what has gone since was taken from under us.
-        let lease = lease.map_err(|e| if first { e } else { DmaError::Canceled })?;
+        let lease = match self.first.take() {
+            Some(lease) => lease,
+            // The whole was mapped when we began: what has gone since was taken from under us.
+            None => {
+                let lease = self.shared.table.lease(at, self.buffer.direction());
+                lease.map_err(|_| DmaError::Canceled)?
+            }
+        };
         let offset = at - lease.address;
         let left = usize::try_from(lease.size - offset).unwrap_or(usize::MAX);
         let end = self.buffer.len().min(self.done.saturating_add(left));
@@ -147,8 +163,8 @@ impl<'a> Transfer<'a> {
 
     /// Moves all bytes, and waits as long as it takes.
     pub(super) fn block(self) -> Result<(), DmaError> {
-        let shared = self.shared.clone();
-        self.block_as(&shared.asker())
+        let asker = self.shared.asker();
+        self.block_as(&asker)
     }
 
     /// As [`block`](Self::block), with what the asker does meanwhile.
