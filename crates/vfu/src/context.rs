@@ -1,6 +1,6 @@
 //! What the current thread runs for a device: nothing, a handler, or a callback that may not wait.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use crate::shared::Shared;
@@ -25,6 +25,8 @@ struct Frame {
 
 thread_local! {
     static CURRENT: Cell<Option<Frame>> = const { Cell::new(None) };
+    /// What called what called the current one, if it does not stand alone.
+    static OUTER: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `f` as device code of `device`.
@@ -32,18 +34,29 @@ pub(crate) fn run<T>(device: &Shared, inside: Inside, f: impl FnOnce() -> T) -> 
     struct Restore(Option<Frame>);
     impl Drop for Restore {
         fn drop(&mut self) {
+            if self.0.is_some() {
+                OUTER.with(|outer| outer.borrow_mut().pop());
+            }
             CURRENT.with(|current| current.set(self.0));
         }
     }
     let frame = Frame { device, inside, since: None };
-    let _restore = Restore(CURRENT.with(|current| current.replace(Some(frame))));
+    let before = CURRENT.with(|current| current.replace(Some(frame)));
+    if let Some(before) = before {
+        OUTER.with(|outer| outer.borrow_mut().push(before));
+    }
+    let _restore = Restore(before);
     f()
 }
 
-/// What this thread runs for `device`, if anything.
+/// What this thread runs for `device`, if anything; be it that this runs something for another one.
 pub(crate) fn inside(device: &Shared) -> Option<Inside> {
-    let frame = CURRENT.with(Cell::get).filter(|frame| std::ptr::eq(frame.device, device));
-    frame.map(|frame| frame.inside)
+    let current = CURRENT.with(Cell::get)?;
+    let is = |frame: &&Frame| std::ptr::eq(frame.device, device);
+    if is(&&current) {
+        return Some(current.inside);
+    }
+    OUTER.with(|outer| outer.borrow().iter().rev().find(is).map(|frame| frame.inside))
 }
 
 /// How much of `budget` the handler has left; it runs from the handler's first question.

@@ -130,6 +130,39 @@ CASE(attach_inside_of_a_callback)
     EQ(errno_inside, EINVAL);
 }
 
+/* The reset callback of another context, which runs inside of a callback of the first. */
+static int reset_of_another(vfu_ctx_t *another, vfu_reset_type_t type)
+{
+    (void)another, (void)type;
+    attach_inside();
+    EQ(vfu_device_quiesced(dev.ctx, 0), -1);
+    EQ(errno, EINVAL);
+    vfu_destroy_ctx(dev.ctx);
+    return 0;
+}
+
+static void destroy_another(void)
+{
+    vfu_ctx_t *another = vfu_create_ctx(VFU_TRANS_SOCK, "another.sock", 0, NULL, VFU_DEV_TYPE_PCI);
+
+    EQ(vfu_setup_device_reset_cb(another, reset_of_another), 0);
+    vfu_destroy_ctx(another);
+}
+
+CASE(rs_a_callback_inside_of_one_of_another_context)
+{
+    uint32_t value;
+
+    ours();
+    device();
+    dev.on_access = destroy_another;
+    EQ(region_read(VFU_PCI_DEV_BAR0_REGION_IDX, 0, &value, 4), 0);
+    EQ(rc_inside, -1);
+    EQ(errno_inside, EINVAL);
+    EQ(config_read(0, 4), 0x56781234);
+    device_destroy();
+}
+
 static void log_that_sets_up(vfu_ctx_t *ctx, int level, const char *text)
 {
     (void)level, (void)text;
