@@ -247,6 +247,12 @@ impl Shared {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether the device has sent a DMA_WRITE in this session; `None` without one.
+    pub(crate) fn has_written(&self) -> Option<bool> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.as_ref().map(|live| live.link.has_written())
+    }
+
     pub(crate) fn set_live(&self, live: Option<Arc<Live>>) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }

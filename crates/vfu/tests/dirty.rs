@@ -1,51 +1,34 @@
 //! Dirty page logging, both ends.
 
+mod dirty_server;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tempfile::TempDir;
 use vfu::client::{Client, ClientError, DirtyPages, Memory, READ_WRITE};
 use vfu::dma::Direction;
-use vfu::server::Running;
-use vfu::{Access, Bar, Device, Dma, DmaError, Fault, Pci, Server};
+use vfu::{Dma, DmaError};
 use vfu_testkit::{MessageRam, SharedRam, Vmm, within};
+
+use dirty_server::{Served, serve};
 
 const PAGE: u64 = 4096;
 const BASE: u64 = 0x10_0000;
-
-/// Nothing; the test uses its DMA.
-struct Idle;
-
-impl Device for Idle {
-    fn region_read(&mut self, _: Access, _: &mut [u8]) -> Result<(), Fault> {
-        Err(Fault::Unmodelled)
-    }
-
-    fn region_write(&mut self, _: Access, _: &[u8]) -> Result<(), Fault> {
-        Err(Fault::Unmodelled)
-    }
-}
 
 struct Place {
     client: Client,
     vmm: Vmm,
     dma: Dma,
     path: PathBuf,
-    _server: Running<Idle>,
-    _folder: TempDir,
+    _served: Served,
 }
 
 fn place() -> Place {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("dirty.sock");
-    let pci = Pci::endpoint(0x1234, 9).bar(0, Bar::mem32(4096));
-    let server = Server::builder(pci).listen(&path).unwrap().serve(|_| Idle).unwrap();
-    let dma = server.handle().dma();
-    let server = server.spawn();
-    let vmm = Vmm::connect(&path).unwrap();
+    let served = serve(false);
+    let vmm = Vmm::connect(&served.path).unwrap();
     vmm.enumerate().unwrap();
-    let client = vmm.client().clone();
-    Place { client, vmm, dma, path, _server: server, _folder: folder }
+    let (client, dma, path) = (vmm.client().clone(), served.dma.clone(), served.path.clone());
+    Place { client, vmm, dma, path, _served: served }
 }
 
 impl Place {
@@ -185,7 +168,7 @@ fn an_unmap_with_dirty_pages_waits_for_leases() {
 
 #[test]
 fn logging_ends_with_the_session() {
-    let Place { client, vmm, dma, path, _server, _folder } = place();
+    let Place { client, vmm, dma, path, _served } = place();
     let ram = vmm.share_ram(BASE, 0x1_0000).unwrap();
     client.start_dma_logging(PAGE).unwrap();
     dma.write(BASE, &[1]).unwrap();

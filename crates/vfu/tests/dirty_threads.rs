@@ -1,6 +1,8 @@
 //! Dirty page logging while the device writes: no write is missing in the copy of a client that reads
 //! again what is reported (G10).
 
+mod dirty_server;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -8,39 +10,14 @@ use std::thread;
 use vfu::client::{Client, DirtyPages};
 use vfu::dma::Direction;
 use vfu::wire::DeviceState;
-use vfu::{Access, Bar, Device, Dma, DmaError, Fault, Pci, Server};
+use vfu::{Dma, DmaError};
 use vfu_testkit::{SharedRam, Vmm, within};
+
+use dirty_server::serve;
 
 const PAGE: u64 = 4096;
 const BASE: u64 = 0x10_0000;
 const PAGES: u64 = 600;
-
-/// Nothing; the test uses its DMA. It can be stopped.
-struct Idle;
-
-impl Device for Idle {
-    fn region_read(&mut self, _: Access, _: &mut [u8]) -> Result<(), Fault> {
-        Err(Fault::Unmodelled)
-    }
-
-    fn region_write(&mut self, _: Access, _: &[u8]) -> Result<(), Fault> {
-        Err(Fault::Unmodelled)
-    }
-
-    fn migration(&mut self) -> Option<&mut dyn vfu::migration::Migration> {
-        Some(self)
-    }
-}
-
-impl vfu::migration::Migration for Idle {
-    fn save(&mut self) -> Result<Vec<u8>, vfu::wire::Errno> {
-        Ok(Vec::new())
-    }
-
-    fn load(&mut self, _: u32, _: &[u8]) -> Result<(), vfu::migration::LoadError> {
-        Ok(())
-    }
-}
 
 /// Writes values that grow to pages all over the memory, until it may not any more.
 fn write(dma: &Dma, seed: u64, written: &AtomicU64) {
@@ -82,13 +59,9 @@ fn g10_no_write_is_lost() {
 }
 
 fn no_write_is_lost() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("dirty.sock");
-    let pci = Pci::endpoint(0x1234, 9).bar(0, Bar::mem32(4096));
-    let server = Server::builder(pci).listen(&path).unwrap().serve(|_| Idle).unwrap();
-    let dma = server.handle().dma();
-    let _server = server.spawn();
-    let vmm = Vmm::connect(&path).unwrap();
+    let served = serve(true);
+    let dma = served.dma.clone();
+    let vmm = Vmm::connect(&served.path).unwrap();
     vmm.enumerate().unwrap();
     let client = vmm.client();
     let ram = vmm.share_ram(BASE, PAGES * PAGE).unwrap();
@@ -124,13 +97,9 @@ fn no_write_is_lost() {
 /// Reports, starts and stops, and mappings that come and go, while the device writes where it can.
 #[test]
 fn nothing_breaks_while_all_of_it_changes() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("dirty.sock");
-    let pci = Pci::endpoint(0x1234, 9).bar(0, Bar::mem32(4096));
-    let server = Server::builder(pci).listen(&path).unwrap().serve(|_| Idle).unwrap();
-    let dma = server.handle().dma();
-    let _server = server.spawn();
-    let vmm = Vmm::connect(&path).unwrap();
+    let served = serve(true);
+    let dma = served.dma.clone();
+    let vmm = Vmm::connect(&served.path).unwrap();
     vmm.enumerate().unwrap();
     let client = vmm.client();
     let stop = Arc::new(AtomicBool::new(false));

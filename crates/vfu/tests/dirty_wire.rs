@@ -1,56 +1,40 @@
 //! Dirty page logging, byte by byte: what a server answers to odd and bad requests (rows G7 to G9 and
 //! M8 of the hostile peers).
 
+mod dirty_server;
+
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use tempfile::TempDir;
-use vfu::server::Running;
+use vfu::Dma;
 use vfu::wire::{
     Command, DmaMap, DmaMapFlags, DmaUnmapFlags, DmaUnmapReply, Errno, FeatureOp, FeatureReply,
     FeatureRequest, FeatureResult, LoggingRange, LoggingRanges, Request, bitmap_len,
 };
-use vfu::{Access, Bar, Device, Dma, Fault, Pci, Server};
 use vfu_testkit::{RawMessage, RawPeer, SharedRam, message};
+
+use dirty_server::{Served, serve};
 
 const PAGE: u64 = 4096;
 const BASE: u64 = 0x10_0000;
 const SIZE: u64 = 0x10_0000;
 const NONE: [usize; 0] = [];
 
-/// Nothing, and it can't be migrated; the test uses its DMA.
-struct Idle;
-
-impl Device for Idle {
-    fn region_read(&mut self, _: Access, _: &mut [u8]) -> Result<(), Fault> {
-        Err(Fault::Unmodelled)
-    }
-
-    fn region_write(&mut self, _: Access, _: &[u8]) -> Result<(), Fault> {
-        Err(Fault::Unmodelled)
-    }
-}
-
 struct Place {
     peer: RawPeer,
     dma: Dma,
     path: PathBuf,
-    _server: Running<Idle>,
-    _folder: TempDir,
+    _served: Served,
 }
 
-/// A server whose client is at `path` yet.
+/// A server whose device can't be migrated, and its first client.
 fn place() -> Place {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("dirty.sock");
-    let pci = Pci::endpoint(0x1234, 9).bar(0, Bar::mem32(4096));
-    let server = Server::builder(pci).listen(&path).unwrap().serve(|_| Idle).unwrap();
-    let dma = server.handle().dma();
-    let server = server.spawn();
-    let peer = RawPeer::begin(&path).unwrap();
+    let served = serve(false);
+    let peer = RawPeer::begin(&served.path).unwrap();
     peer.enable_bus_master().unwrap();
-    Place { peer, dma, path, _server: server, _folder: folder }
+    let (dma, path) = (served.dma.clone(), served.path.clone());
+    Place { peer, dma, path, _served: served }
 }
 
 impl Place {
@@ -360,11 +344,11 @@ fn g9_mappings_that_come_and_go() {
 fn g9_logging_ends_with_the_session() {
     let place = place();
     place.start(PAGE).unwrap();
-    let Place { peer, path, dma, _server, _folder } = place;
+    let Place { peer, path, dma, _served } = place;
     drop(peer);
     let peer = RawPeer::begin(&path).unwrap();
     peer.enable_bus_master().unwrap();
-    let place = Place { peer, path, dma, _server, _folder };
+    let place = Place { peer, path, dma, _served };
     let _ram = place.ram(BASE, SIZE);
     place.dma.write(BASE, &[1]).unwrap();
     assert_eq!(place.report(BASE, SIZE, PAGE), Err(Errno::EINVAL));

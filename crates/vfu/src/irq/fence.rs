@@ -28,7 +28,8 @@ struct Fenced {
 /// Raises an interrupt when all DMA_WRITEs that are under way have ended. False if there are none:
 /// the caller raises it now.
 pub(super) fn after(shared: &Arc<Shared>, raise: Raise) -> bool {
-    shared.live().is_some_and(|live| live.link.has_written() && after_writes(shared, &live, raise))
+    shared.has_written() == Some(true)
+        && shared.live().is_some_and(|live| after_writes(shared, &live, raise))
 }
 
 /// As [`after`], in a session that is known, and in which the device has written.

@@ -40,10 +40,11 @@ impl Vector {
         if !self.shared.may_master() {
             return Err(IrqError::BusMasterDisabled);
         }
-        let Some(live) = self.shared.live() else { return Err(IrqError::NotEnabled) };
+        let has_written = self.shared.has_written().ok_or(IrqError::NotEnabled)?;
         let raise = Raise::Message(self.vector);
         // Of a device that stops it waits in any case, and has to be there when that is saved.
-        if live.link.has_written() && !self.shared.is_stopped() {
+        if has_written && !self.shared.is_stopped() {
+            let live = self.shared.live().ok_or(IrqError::NotEnabled)?;
             self.shared.irqs.check(index, self.vector)?;
             if fence::after_writes(&self.shared, &live, raise) {
                 return Ok(());

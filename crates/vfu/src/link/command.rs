@@ -56,8 +56,11 @@ impl Link {
 
     /// The next command if one is here already.
     pub(crate) fn try_next_command(&self, done: Option<Message>) -> Option<Message> {
-        self.recycle(done);
-        let mut state = self.sort(self.lock());
+        let mut state = self.lock();
+        if let Some(done) = done {
+            state.recycle(done);
+        }
+        let mut state = self.sort(state);
         self.take_command(&mut state.session)
     }
 

@@ -12,8 +12,24 @@ use crate::sync::MutexGuard;
 
 impl Link {
     /// Hands every whole message to the session, and sends the refusals that come of it.
+    #[inline]
     pub(super) fn sort<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.pump(&mut state);
+        self.deliver(state)
+    }
+
+    /// Sends the refusals that have come of it, and wakes those who have to be.
+    #[inline]
+    pub(super) fn deliver<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.refusals.is_empty() && !state.has_woken() {
+            state
+        } else {
+            self.deliver_all(state)
+        }
+    }
+
+    #[inline(never)]
+    fn deliver_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while !state.refusals.is_empty() || state.has_woken() {
             let refusals = std::mem::take(&mut state.refusals);
             self.release(state);

@@ -117,7 +117,7 @@ impl Link {
             drop(state);
             let result = self.receive(&mut reading, [true; 2], false);
             let came = !matches!(result, Ok(false));
-            state = self.sort(self.put_back(reading, result.map(drop)));
+            state = self.deliver(self.put_back(reading, result.map(drop)));
             if came || !self.has_twin() {
                 return came;
             }
