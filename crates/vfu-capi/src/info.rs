@@ -8,12 +8,15 @@ use vfu::wire::{
 };
 
 use crate::ctx::{Context, MAX_TRANSFER, context};
-use crate::errno::{EINVAL, entry};
+use crate::errno::{EINVAL, ENOSPC, entry};
 use crate::setup::{FLAG_READ, FLAG_WRITE, IoEvent, REGIONS};
 use crate::types::Ctx;
 
 /// An index that stands for no descriptor.
 const NO_FD: u32 = u32::MAX;
+
+/// Descriptors that Linux sends with one message: `SCM_MAX_FD`.
+const MOST_FDS: usize = 253;
 
 impl Context {
     pub(crate) fn region_info(
@@ -129,6 +132,13 @@ pub unsafe extern "C" fn vfu_create_ioeventfd(
         let end = (offset as u64).checked_add(size.into());
         if end.is_none_or(|end| end > region.size) || fd < -1 || shadow_fd < -1 {
             return Err(EINVAL);
+        }
+        let known = region.ioeventfds.iter().flat_map(|event| [event.fd, event.shadow_fd]);
+        let mut fds: Vec<c_int> = known.chain([fd, shadow_fd]).filter(|fd| *fd >= 0).collect();
+        fds.sort_unstable();
+        fds.dedup();
+        if fds.len() > MOST_FDS {
+            return Err(ENOSPC);
         }
         region.ioeventfds.push(IoEvent {
             fd,

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "device.h"
+#include "extensions.h"
 
 #define MEM_RW (VFU_REGION_FLAG_RW | VFU_REGION_FLAG_MEM)
 
@@ -367,6 +368,28 @@ CASE(ioeventfds_are_offered)
     EQ(write(reply.fds[0], &one, 8), 8);
     EQ(read(fd, &seen, 8), 8);
     EQ(seen, 1);
+    wire_free(&reply);
+    device_destroy();
+}
+
+/* Linux sends no more with one message: the client would get none. */
+CASE(rs_more_ioeventfds_than_a_message_takes_are_refused)
+{
+    struct msg reply;
+
+    if (vfu_rs_version == NULL)
+        case_skip("another library");
+    created();
+    int shared = eventfd(0, EFD_CLOEXEC);
+    for (int i = 0; i < 253; i++) {
+        int fd = i == 0 ? shared : eventfd(0, EFD_CLOEXEC);
+        EQ(vfu_create_ioeventfd(dev.ctx, VFU_PCI_DEV_BAR0_REGION_IDX, fd, 4 * i, 4, 0, 0, -1, 0), 0);
+    }
+    FAILS(vfu_create_ioeventfd(dev.ctx, VFU_PCI_DEV_BAR0_REGION_IDX, eventfd(0, EFD_CLOEXEC), 0x800, 4, 0, 0, -1, 0), ENOSPC);
+    EQ(vfu_create_ioeventfd(dev.ctx, VFU_PCI_DEV_BAR0_REGION_IDX, shared, 0x804, 4, 0, 0, -1, 0), 0);
+    device_connect(CAPABILITIES);
+    EQ(io_fds(VFU_PCI_DEV_BAR0_REGION_IDX, 1 << 16, &reply), 0);
+    EQ(((struct vfio_user_region_io_fds_reply *)reply.data)->count, 254);
     wire_free(&reply);
     device_destroy();
 }
