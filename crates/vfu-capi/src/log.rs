@@ -44,6 +44,12 @@ thread_local! {
 }
 
 impl Context {
+    /// Whether this thread is in this context's log function, which runs on any thread at any time: it
+    /// does not follow that this one executes commands.
+    pub(crate) fn is_logging(&self) -> bool {
+        std::ptr::eq(LOGGING.get(), self)
+    }
+
     /// Logs, if anybody wants to hear it. errno stays as it was.
     pub(crate) fn log(&self, level: c_int, message: fmt::Arguments<'_>) {
         if self.log.wants(level) {

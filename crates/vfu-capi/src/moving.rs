@@ -112,7 +112,9 @@ impl Context {
             station.kick();
         });
         self.station().move_all(pieces, direct, ended);
-        if self.station().is_inside() {
+        if self.is_logging() {
+            // It is told of by the thread that executes commands.
+        } else if self.station().is_inside() {
             // One that is started where another one's end is told is told of next, not inside of that:
             // a long chain of them would have no stack.
             if !self.completed.is_telling.load(Ordering::Relaxed) {

@@ -41,6 +41,9 @@ pub unsafe extern "C" fn vfu_run_ctx(ctx: *mut Ctx) -> c_int {
         if !ctx.is_realized.load(Ordering::Acquire) {
             return Err(EINVAL);
         }
+        if ctx.is_logging() {
+            return Err(EDEADLK);
+        }
         if ctx.station().is_inside() {
             // In a callback: commands go on when it has returned, unless it may be called again.
             return if ctx.has(FLAG_REENTRANT) { ctx.run_once() } else { Err(EDEADLK) };
@@ -309,6 +312,9 @@ impl Context {
 pub unsafe extern "C" fn vfu_device_quiesced(ctx: *mut Ctx, quiesce_errno: c_int) -> c_int {
     entry(-1, || {
         let ctx = context!(ctx);
+        if ctx.is_logging() {
+            return Err(EDEADLK);
+        }
         // In a callback, e.g. that of a DMA that the device waited for, this thread has it already.
         let inside = ctx.station().is_inside();
         let _running = (!inside).then(|| lock(&ctx.run));
