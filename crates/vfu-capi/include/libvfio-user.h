@@ -213,7 +213,8 @@ int vfu_setup_region(vfu_ctx_t *vfu_ctx, int region_idx, size_t size, vfu_region
 /*
  * Offers fd to the client as an ioeventfd: a write of size bytes (0: any) at gpa_offset of the region signals it and
  * need not come here. flags and datamatch are those of KVM_IOEVENTFD. fd -1 marks the place without a descriptor.
- * shadow_fd is -1, or memory in which the written value is found at shadow_offset.
+ * shadow_fd is -1, or memory in which the written value is found at shadow_offset. ENOSPC: the region has 253 different
+ * descriptors already, which is all that goes with one message.
  */
 int vfu_create_ioeventfd(vfu_ctx_t *vfu_ctx, uint32_t region_idx, int fd, size_t gpa_offset, uint32_t size,
                          uint32_t flags, uint64_t datamatch, int shadow_fd, size_t shadow_offset);
@@ -237,7 +238,8 @@ int vfu_setup_device_reset_cb(vfu_ctx_t *vfu_ctx, vfu_reset_cb_t *reset);
  *   0                    it is quiet, until the vfu_run_ctx() that asked returns;
  *   -1 with EBUSY        it needs time: vfu_run_ctx() gives EBUSY until vfu_device_quiesced() is called;
  *   -1 with another one  it cannot: the client's request fails with this errno.
- * Callbacks that run while the device is quiet may use memory all the same.
+ * Callbacks that run while the device is quiet may use memory all the same, where the client has given a descriptor: by
+ * vfu_sgl_get(), and by vfu_sgl_read() and vfu_sgl_write() with VFU_SGL_DIRECT_ACCESS. Messages wait: EBUSY.
  */
 typedef int(vfu_device_quiesce_cb_t)(vfu_ctx_t *vfu_ctx);
 
@@ -245,7 +247,7 @@ void vfu_setup_device_quiesce_cb(vfu_ctx_t *vfu_ctx, vfu_device_quiesce_cb_t *qu
 
 /*
  * Tells that the device is quiet (0) or could not become so (an errno, with which the request fails). What had waited
- * is done before this returns, callbacks included. EINVAL: nothing waits.
+ * is done before this returns, callbacks included. EINVAL: nothing waits. EDEADLK: called by the log function.
  */
 int vfu_device_quiesced(vfu_ctx_t *vfu_ctx, int quiesce_errno);
 
@@ -337,7 +339,8 @@ void vfu_sgl_mark_dirty(vfu_ctx_t *vfu_ctx, dma_sg_t *sgl, size_t cnt);
 /*
  * Copies the memory of an entry to data, or data to it, by asking the client (or by the descriptor, see above). sg_cnt
  * is 1: ENOTSUP otherwise. Waits for the client; ETIMEDOUT if it does not answer, ENOTCONN if it goes, EPERM for memory
- * that was not looked up for this, else the errno that the client answered.
+ * that was not looked up for this, EBUSY in a callback that tells of memory, a reset or a change of state if it takes a
+ * message (the client waits for us), else the errno that the client answered.
  */
 int vfu_sgl_read(vfu_ctx_t *vfu_ctx, dma_sg_t *sg, size_t sg_cnt, void *data, int flags);
 int vfu_sgl_write(vfu_ctx_t *vfu_ctx, dma_sg_t *sg, size_t sg_cnt, void *data, int flags);

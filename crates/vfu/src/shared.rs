@@ -212,6 +212,11 @@ impl Shared {
         self.gate.store(gate as u8, Ordering::SeqCst);
     }
 
+    /// Quiesces the device; says whether it was so already.
+    pub(crate) fn quiesce_gate(&self) -> bool {
+        self.gate.swap(Gate::Quiesced as u8, Ordering::SeqCst) == Gate::Quiesced as u8
+    }
+
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
     }

@@ -188,6 +188,11 @@ fn dma_that_begins_while_the_device_is_quiesced_is_refused() {
     assert!(station.map(&map, None, 1).unwrap());
     let refused = station.at_rest(|| station.read(0x1000, &mut [0; 4], Direct::Allowed, None));
     assert_eq!(refused, Err(vfu::DmaError::Busy));
+    let refused = station.at_rest(|| {
+        station.at_rest(|| ());
+        station.read(0x1000, &mut [0; 4], Direct::Allowed, None)
+    });
+    assert_eq!(refused, Err(vfu::DmaError::Busy), "still quiesced");
     // Nothing was sent; afterwards it works.
     let reads = std::thread::spawn(move || {
         let mut got = [0; 4];

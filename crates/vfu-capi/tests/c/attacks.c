@@ -341,6 +341,75 @@ CASE(rs_a_client_that_goes_while_a_callback_runs_the_context)
     device_destroy();
 }
 
+static void log_that_says_quiet(vfu_ctx_t *ctx, int level, const char *text)
+{
+    (void)level, (void)text;
+    FAILS(vfu_device_quiesced(ctx, 0), EDEADLK);
+    FAILS(vfu_run_ctx(ctx), EDEADLK);
+    rc_inside++;
+}
+
+/* A log function runs on any thread, which need not be the one that executes requests. */
+CASE(rs_a_log_executes_no_requests)
+{
+    ours();
+    device_create(LIBVFIO_USER_FLAG_ATTACH_NB | LIBVFIO_USER_FLAG_REENTRANT);
+    device_setup(VFU_PCI_TYPE_CONVENTIONAL);
+    device_connect(CAPABILITIES);
+    dev.quiesce_errno = EBUSY;
+    wire_command(dev.sock, 1, VFIO_USER_DEVICE_RESET, NULL, 0, NULL, 0);
+    run_until(EBUSY);
+    EQ(vfu_setup_log(dev.ctx, log_that_says_quiet, LOG_ERR), 0);
+    vfu_log(dev.ctx, LOG_ERR, "anything");
+    EQ(rc_inside, 1);
+    EQ(vfu_setup_log(dev.ctx, NULL, LOG_ERR), 0);
+    EQ(dev.resets[VFU_RESET_DEVICE], 0);
+    EQ(vfu_device_quiesced(dev.ctx, 0), 0);
+    EQ(dev.resets[VFU_RESET_DEVICE], 1);
+    device_destroy();
+}
+
+static dma_sg_t *held;
+static int moved_inside;
+
+static void copy_inside(void)
+{
+    uint8_t bytes[8] = {0};
+
+    EQ(vfu_sgl_write(dev.ctx, held, 1, (uint8_t[8]){1, 2, 3, 4, 5, 6, 7, 8}, VFU_SGL_DIRECT_ACCESS), 0);
+    EQ(vfu_sgl_read(dev.ctx, held, 1, bytes, VFU_SGL_DIRECT_ACCESS), 0);
+    EQ(bytes[7], 8);
+    /* By messages the client, which waits for an answer, would have to answer first. */
+    FAILS(vfu_sgl_read(dev.ctx, held, 1, bytes, 0), EBUSY);
+    moved_inside++;
+}
+
+static void look_up_and_copy_inside(void)
+{
+    held = look_up(RAM_AT, 8, PROT_READ | PROT_WRITE);
+    copy_inside();
+}
+
+/* Memory that is mapped here can be used in the callbacks that tell of it, and while the device is quiet. */
+CASE(rs_memory_in_callbacks_of_a_quiet_device)
+{
+    ours();
+    device();
+    dev.on_map = look_up_and_copy_inside;
+    map_ram(memory(RAM_SIZE));
+    EQ(moved_inside, 1);
+    dev.on_reset = copy_inside;
+    EQ(call(VFIO_USER_DEVICE_RESET, NULL, 0, NULL, 0, NULL), 0);
+    EQ(moved_inside, 2);
+    dev.on_reset = NULL;
+    dev.on_unmap = copy_inside;
+    EQ(dma_unmap(RAM_AT, RAM_SIZE), 0);
+    EQ(moved_inside, 3);
+    dev.on_unmap = NULL;
+    free(held);
+    device_destroy();
+}
+
 /* ---- a request that has to wait, which comes while a callback waits ---- */
 
 static void read_while_busy(void)

@@ -37,6 +37,8 @@ pub(crate) enum How {
     Shortest,
     /// By messages even there.
     Messages,
+    /// Directly, and not at all where that is impossible; but at any time.
+    Memory,
 }
 
 /// The state of a transfer. It moves on by [`advance`](Self::advance), which never waits; a blocking
@@ -113,7 +115,10 @@ impl<'a> Transfer<'a> {
 
     /// Checks the whole before a byte moves.
     fn begin(&mut self) -> Result<(), DmaError> {
-        self.epoch = Some(self.shared.may_dma()?);
+        self.epoch = Some(match self.how {
+            How::Shortest | How::Messages => self.shared.may_dma()?,
+            How::Memory => self.shared.epoch(),
+        });
         let (len, direction) = (self.buffer.len(), self.buffer.direction());
         if len == 0 {
             return Ok(());
@@ -145,6 +150,9 @@ impl<'a> Transfer<'a> {
         let left = usize::try_from(lease.size - offset).unwrap_or(usize::MAX);
         let end = self.buffer.len().min(self.done.saturating_add(left));
         if self.how == How::Messages || matches!(lease.backing, Backing::Message) {
+            if self.how == How::Memory {
+                return Err(DmaError::Busy);
+            }
             let live = self.shared.live().ok_or(DmaError::NotConnected)?;
             let (range, region) = (self.done..end, lease.region().clone());
             let mut pipeline = Pipeline::new(self.shared, epoch, live, region, self.address, range);

@@ -13,15 +13,6 @@ pub enum Direct {
     Refused,
 }
 
-impl Direct {
-    fn how(self) -> How {
-        match self {
-            Direct::Allowed => How::Shortest,
-            Direct::Refused => How::Messages,
-        }
-    }
-}
-
 /// A piece of the client's memory, and the bytes that go there or come from there.
 #[derive(Debug)]
 pub enum Piece {
@@ -35,8 +26,9 @@ pub enum Piece {
 pub type Done = Box<dyn FnOnce(Result<(), DmaError>) + Send>;
 
 impl Station {
-    /// Fills `to` from the client's memory, a message at a time if it takes messages, and has commands served meanwhile if there is somebody for
-    /// that.
+    /// Fills `to` from the client's memory, a message at a time if it takes messages, and has commands
+    /// served meanwhile if there is somebody for that. While the device is quiesced, and in what
+    /// [`notify`](Self::notify) runs, only memory that the client shared is reached, and only directly.
     ///
     /// # Errors
     /// See [`DmaError`].
@@ -47,7 +39,7 @@ impl Station {
         direct: Direct,
         serve: Option<&dyn Serve>,
     ) -> Result<(), DmaError> {
-        self.block(Transfer::with(&self.shared, address, Buffer::Read(to), direct.how()), serve)
+        self.block(Transfer::with(&self.shared, address, Buffer::Read(to), self.how(direct)), serve)
     }
 
     /// Writes `from` to the client's memory; as [`read`](Self::read).
@@ -61,7 +53,19 @@ impl Station {
         direct: Direct,
         serve: Option<&dyn Serve>,
     ) -> Result<(), DmaError> {
-        self.block(Transfer::with(&self.shared, address, Buffer::Write(from), direct.how()), serve)
+        self.block(
+            Transfer::with(&self.shared, address, Buffer::Write(from), self.how(direct)),
+            serve,
+        )
+    }
+
+    /// While no message may be sent, memory is there all the same.
+    fn how(&self, direct: Direct) -> How {
+        match direct {
+            Direct::Refused => How::Messages,
+            Direct::Allowed if self.shared.may_dma() == Err(DmaError::Busy) => How::Memory,
+            Direct::Allowed => How::Shortest,
+        }
     }
 
     fn block(&self, transfer: Transfer<'_>, serve: Option<&dyn Serve>) -> Result<(), DmaError> {
@@ -75,7 +79,7 @@ impl Station {
     /// Moves pieces, one after the other, and then calls `done`, once, from whatever thread comes to
     /// know: this one if no message is needed, else one that reads the session's sockets.
     pub fn move_all(&self, pieces: Vec<Piece>, direct: Direct, done: Done) {
-        let shared = self.shared.clone();
+        let (shared, how) = (self.shared.clone(), self.how(direct));
         run_to_end(async move {
             let mut result = Ok(());
             for piece in pieces {
@@ -83,7 +87,7 @@ impl Station {
                     Piece::Read(address, to) => (address, Buffer::Read(to)),
                     Piece::Write(address, from) => (address, Buffer::Write(from)),
                 };
-                let transfer = Transfer::with(&shared, address, buffer, direct.how());
+                let transfer = Transfer::with(&shared, address, buffer, how);
                 result = DmaFuture::new(transfer).await;
                 if result.is_err() {
                     break;

@@ -47,7 +47,8 @@ impl Station {
         context::run(&self.shared, Inside::Callback, f)
     }
 
-    /// Runs `f` while the device is quiesced: DMA that begins meanwhile is refused.
+    /// Runs `f` while the device is quiesced: DMA that begins meanwhile is refused. Where `f` does the
+    /// same, the device rests until the outer one is through.
     pub fn at_rest<T>(&self, f: impl FnOnce() -> T) -> T {
         struct Open<'a>(&'a Shared);
         impl Drop for Open<'_> {
@@ -55,8 +56,8 @@ impl Station {
                 self.0.set_gate(Gate::Open);
             }
         }
-        self.shared.set_gate(Gate::Quiesced);
-        let _open = Open(&self.shared);
+        let is_outer = !self.shared.quiesce_gate();
+        let _open = is_outer.then(|| Open(&self.shared));
         f()
     }
 
