@@ -96,7 +96,10 @@ int vfu_rs_sgl_read_async(vfu_ctx_t *vfu_ctx, dma_sg_t *sgl, size_t cnt, void *d
 int vfu_rs_sgl_write_async(vfu_ctx_t *vfu_ctx, dma_sg_t *sgl, size_t cnt, void *data, int flags,
                            vfu_rs_dma_done_cb_t *done, void *opaque);
 
-/* Milliseconds until vfu_run_ctx() has something to do though nothing came: the timeout for poll(2). -1: never. */
+/*
+ * Milliseconds until vfu_run_ctx() has something to do though nothing came: the timeout for poll(2). -1: never. That may
+ * be time-outs, or requests that wait until the client has read replies.
+ */
 int vfu_rs_get_timeout(vfu_ctx_t *vfu_ctx);
 
 /*

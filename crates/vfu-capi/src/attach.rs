@@ -138,6 +138,9 @@ impl Context {
             self.log(ERR, format_args!("client refused: {why}"));
             return Err(errno_of(&why));
         }
+        if self.has(FLAG_ATTACH_NB) {
+            session.never_block();
+        }
         self.log(INFO, format_args!("client attached"));
         self.set_session(Some(session));
         Ok(0)

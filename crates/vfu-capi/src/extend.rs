@@ -8,6 +8,9 @@ use crate::ctx::{context, lock};
 use crate::errno::{EBUSY, EINVAL, ENOENT, ENOTCONN, entry};
 use crate::types::Ctx;
 
+/// After which time a program comes again when commands wait for the client to read.
+const HELD: Duration = Duration::from_millis(10);
+
 /// `vfu_rs_limits_t`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -172,6 +175,8 @@ pub unsafe extern "C" fn vfu_rs_get_timeout(ctx: *mut Ctx) -> c_int {
         let ctx = context!(ctx);
         let opening = lock(&ctx.opening).as_ref().map(|(session, _)| session.clone());
         let left = ctx.session().or(opening).and_then(|session| session.timeout());
+        let holds = ctx.session().is_some_and(|session| session.holds());
+        let left = if holds { Some(left.map_or(HELD, |left| left.min(HELD))) } else { left };
         // Rounded up: who comes too early comes in vain.
         let left = left.map(|left| left.as_nanos().div_ceil(1_000_000));
         Ok(left.map_or(-1, |left| c_int::try_from(left).unwrap_or(c_int::MAX)))

@@ -15,6 +15,9 @@ use crate::setup::CONFIG;
 use crate::sgl::Between;
 use crate::types::Ctx;
 
+/// Receives of one call at most, where a receive takes little.
+const ROUNDS: u32 = 16;
+
 /// What became of a command.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
@@ -66,7 +69,10 @@ impl Context {
     fn ready(&self) -> Result<Session, c_int> {
         let session = self.session().ok_or(ENOTCONN);
         if self.is_pending() {
-            if let Ok(session) = &session {
+            // An answer to DMA may be behind any number of commands.
+            let wants =
+                |session: &&Session| self.moves.load(Ordering::Acquire) || session.queued() == 0;
+            if let Some(session) = session.as_ref().ok().filter(wants) {
                 session.receive();
             }
             self.tell_completed_now();
@@ -84,12 +90,16 @@ impl Context {
         let session = self.ready()?;
         let mut executed = if session.queued() > 0 { self.execute_here(&session)? } else { 0 };
         let mut unfinished = session.unfinished();
-        while executed == 0 && session.receive() {
-            executed = self.execute_here(&session)?;
+        let (mut rounds, mut more) = (0, false);
+        while (executed == 0 || more) && session.receive() {
+            executed += self.execute_here(&session)?;
+            rounds += 1;
+            more = rounds < ROUNDS && session.has_filled();
             // On to the end of the message that has begun, no farther: of a client that sends what is
             // refused there may be no end.
             let before = std::mem::replace(&mut unfinished, session.unfinished());
-            if unfinished.is_none() || (before.is_some() && before != unfinished) {
+            let is_through = unfinished.is_none() || (before.is_some() && before != unfinished);
+            if is_through && !more {
                 break;
             }
         }
@@ -111,10 +121,10 @@ impl Context {
                 return Err(EBUSY);
             }
             let Some(command) = session.next() else {
-                if session.queued() == 0 || session.closed().is_some() {
+                session.make_room();
+                if session.queued() == 0 || session.closed().is_some() || session.holds() {
                     break;
                 }
-                session.make_room();
                 continue;
             };
             match self.take(session, command) {
@@ -143,7 +153,9 @@ impl Context {
 
     /// Whether anything is here that is to be done.
     fn has_left(&self) -> bool {
-        let commands = |session: &Session| session.queued() > 0 && session.closed().is_none();
+        let commands = |session: &Session| {
+            session.queued() > 0 && session.closed().is_none() && !session.holds()
+        };
         let may = !self.is_pending();
         (may && self.session().is_some_and(|session| commands(&session))) || self.has_completed()
     }

@@ -95,12 +95,121 @@ CASE(rs_refusals_that_nobody_reads_end_the_session)
     vfu_rs_limits_t limits = {.size = sizeof(limits)};
     EQ(vfu_rs_get_limits(dev.ctx, &limits), 0);
     limits.unsent_bytes = 64 << 10;
-    limits.send_timeout_ms = 0;
+    limits.send_timeout_ms = 100;
     EQ(vfu_rs_set_limits(dev.ctx, &limits), 0);
     device_connect(CAPABILITIES);
     client_thread(flood);
     run_until(ENOTCONN);
     client_join();
+    device_destroy();
+}
+
+/* ---- a client that asks for much, and reads nothing ---- */
+
+#define LARGE (64 << 10)
+
+static ssize_t large_access(vfu_ctx_t *ctx, char *buf, size_t count, loff_t offset, bool is_write)
+{
+    (void)ctx, (void)offset, (void)is_write;
+    memset(buf, 0x5a, count);
+    return count;
+}
+
+static void large_device(uint32_t send_timeout_ms)
+{
+    ours();
+    device_create(LIBVFIO_USER_FLAG_ATTACH_NB);
+    device_setup(VFU_PCI_TYPE_CONVENTIONAL);
+    EQ(vfu_setup_region(dev.ctx, VFU_PCI_DEV_BAR2_REGION_IDX, LARGE, large_access, VFU_REGION_FLAG_RW, NULL, 0, -1, 0), 0);
+    vfu_rs_limits_t limits = {.size = sizeof(limits)};
+    EQ(vfu_rs_get_limits(dev.ctx, &limits), 0);
+    limits.send_timeout_ms = send_timeout_ms;
+    EQ(vfu_rs_set_limits(dev.ctx, &limits), 0);
+    device_connect(CAPABILITIES);
+}
+
+#define LARGE_READS 1000
+
+static void ask_for_much(void)
+{
+    static struct {
+        struct vfio_user_header header;
+        struct vfio_user_region_access access;
+    } reads[LARGE_READS];
+
+    for (int i = 0; i < LARGE_READS; i++) {
+        reads[i].header = (struct vfio_user_header){i, VFIO_USER_REGION_READ, sizeof(reads[i]), 0, 0};
+        reads[i].access = (struct vfio_user_region_access){0, VFU_PCI_DEV_BAR2_REGION_IDX, LARGE};
+    }
+    wire_send(dev.sock, reads, sizeof(reads), NULL, 0);
+}
+
+static void read_much(void)
+{
+    struct msg reply;
+
+    for (int i = 0; i < LARGE_READS; i++) {
+        CHECK(wire_receive(dev.sock, &reply));
+        EQ(reply.header.msg_id, i);
+        EQ(reply.len, sizeof(struct vfio_user_region_access) + LARGE);
+        wire_free(&reply);
+    }
+}
+
+/* However long the client may leave replies unread, no call waits for it; and all is answered once it reads. */
+CASE(rs_run_does_not_wait_for_a_client_that_does_not_read)
+{
+    int executed = 0, idle = 0;
+
+    large_device(0);
+    ask_for_much();
+    while (idle < 3) {
+        int got = vfu_run_ctx(dev.ctx);
+        CHECK(got >= 0);
+        executed += got;
+        idle = got == 0 ? idle + 1 : 0;
+    }
+    /* It has stopped at about the limit of what is kept. */
+    CHECK(executed >= 100 && executed <= 500);
+    client_thread(read_much);
+    while (executed < LARGE_READS) {
+        CHECK(run_once() >= 0);
+        executed += dev.rc;
+    }
+    EQ(executed, LARGE_READS);
+    client_join();
+    device_destroy();
+}
+
+CASE(rs_a_client_that_does_not_read_is_ended_in_time)
+{
+    large_device(300);
+    ask_for_much();
+    run_until(ENOTCONN);
+    EQ(dev.resets[VFU_RESET_LOST_CONN], 1);
+    device_destroy();
+}
+
+/* The same, while the requests wait for the device to become quiet. */
+CASE(rs_quiesced_does_not_wait_for_a_client_that_does_not_read)
+{
+    large_device(0);
+    dev.quiesce_errno = EBUSY;
+    wire_command(dev.sock, 9999, VFIO_USER_DEVICE_RESET, NULL, 0, NULL, 0);
+    ask_for_much();
+    run_until(EBUSY);
+    for (int i = 0; i < 1000; i++)
+        FAILS(vfu_run_ctx(dev.ctx), EBUSY);
+    dev.quiesce_errno = 0;
+    EQ(vfu_device_quiesced(dev.ctx, 0), 0);
+    int idle = 0;
+    while (idle < 3) {
+        dev.rc = vfu_run_ctx(dev.ctx);
+        CHECK(dev.rc >= 0);
+        idle = dev.rc == 0 ? idle + 1 : 0;
+    }
+    disconnect();
+    run_until(ENOTCONN);
     device_destroy();
 }
 

@@ -7,13 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use vfu_proto::session::{Channel, Closed, Limits, Role, Time};
+use vfu_proto::session::{Channel, Closed, Limits, Role, Session, Time};
 
 use super::wait::On;
 use super::{Claim, Link, Message, Reenter, Sight, lost};
 use crate::sync::ThreadBuilder;
 use crate::sync::atomic::Ordering;
 use crate::transport::Signals;
+
+/// A command whose reply may be as large as a message can be has at least about so many bytes.
+const SMALL_COMMAND: usize = 32;
+/// Commands that are read ahead at most where nobody may wait for the peer.
+const MOST_AHEAD: usize = 64;
 
 /// What ended a wait for a command.
 #[derive(Debug)]
@@ -43,11 +48,50 @@ impl Link {
         state.session.answer_strays();
     }
 
+    /// From now on no wait is to be made for a peer that leaves replies unread. What is read ahead
+    /// would not be announced by the socket when there is room again: so nothing is received while
+    /// there is none, and at other times only a few commands, all of which are executed.
+    pub(crate) fn never_block(&self) {
+        let state = self.lock();
+        let limits = state.session.limits();
+        let commands = (limits.unsent_bytes / limits.max_message.max(1)).clamp(1, MOST_AHEAD);
+        self.read_ahead.store(commands * SMALL_COMMAND, Ordering::SeqCst);
+    }
+
+    pub(super) fn may_block(&self) -> bool {
+        self.read_ahead.load(Ordering::Relaxed) == usize::MAX
+    }
+
+    /// Whether nothing is received until the peer reads.
+    pub(super) fn receives_no_more(&self, session: &Session<OwnedFd>) -> bool {
+        !self.may_block() && Channel::ALL.into_iter().any(|c| self.is_left_unread(c, session))
+    }
+
+    /// Bytes that wait to be sent when no commands are executed any more. Of what was received in time
+    /// all is; there is more only if somebody waited for DMA meanwhile.
+    pub(super) fn most_unsent(&self, limits: &Limits) -> usize {
+        if self.may_block() {
+            return limits.unsent_bytes;
+        }
+        let ahead = limits.max_message.saturating_mul(2);
+        limits.unsent_bytes.saturating_mul(8).saturating_add(ahead)
+    }
+
+    /// Whether commands wait until the peer reads.
+    pub(crate) fn holds(&self) -> bool {
+        let state = self.lock();
+        state.session.queued() > 0 && self.is_held(&state.session)
+    }
+
+    /// Whether the last receive left bytes behind, as far as we know.
+    pub(crate) fn has_filled(&self) -> bool {
+        self.filled.swap(false, Ordering::Relaxed)
+    }
+
     /// While the peer leaves so much unread that it gets no commands executed, waits for it, as long as
     /// it may take.
     pub(crate) fn make_room(&self) {
-        let full = |c: &Channel| self.unsent(*c) > self.lock().session.limits().unsent_bytes;
-        while Channel::ALL.iter().any(full) && self.send_waiting() {}
+        while self.may_block() && self.holds() && self.send_waiting() {}
     }
 
     /// The next command of the peer, with a claim to execute it, unless something else comes first.

@@ -64,12 +64,19 @@ impl Link {
         self.take_command(&mut state.session)
     }
 
-    /// Commands are not taken while the peer leaves too many replies unread.
+    /// Commands are not taken while the peer leaves too many replies unread; unless it has gone, and
+    /// there won't be any.
     pub(super) fn take_command(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
-        if Channel::ALL.into_iter().any(|c| self.is_left_unread(c, session)) {
+        if self.is_held(session) {
             return None;
         }
         session.next_command()
+    }
+
+    /// Whether commands are not taken.
+    pub(super) fn is_held(&self, session: &Session<OwnedFd>) -> bool {
+        let most = self.most_unsent(session.limits());
+        session.closed().is_none() && Channel::ALL.into_iter().any(|c| self.unsent(c) > most)
     }
 
     /// A handler answers later.

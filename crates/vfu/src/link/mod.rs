@@ -99,6 +99,10 @@ pub(crate) struct Link {
     interrupted: AtomicBool,
     /// Nothing is read ahead of the message that is due.
     exact: AtomicBool,
+    /// Bytes that are received ahead of a message's end at most.
+    read_ahead: AtomicUsize,
+    /// The last receive on the main socket took as much as that.
+    filled: AtomicBool,
     /// A thread of ours sends what waits to be sent, for users who wait elsewhere.
     sends_apart: AtomicBool,
     /// How long one receive waits at most, if there is a limit: it saves a poll before it.
@@ -209,6 +213,8 @@ impl Link {
             has_written: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
             exact: AtomicBool::new(false),
+            read_ahead: AtomicUsize::new(usize::MAX),
+            filled: AtomicBool::new(false),
             sends_apart: AtomicBool::new(false),
             tick: OnceLock::new(),
             origin: Instant::now(),

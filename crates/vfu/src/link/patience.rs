@@ -28,6 +28,7 @@ impl Link {
     pub(super) fn patience(&self, state: &State) -> Option<Time> {
         let limits = state.session.limits();
         let begun = state.begun.iter().flatten().min().zip(limits.message_timeout);
+        let begun = begun.filter(|_| !self.receives_no_more(&state.session));
         let stalled = state.stalled.iter().flatten().min().zip(limits.send_timeout);
         earliest([begun.map(|(t, d)| *t + d), stalled.map(|(t, d)| *t + d)])
     }

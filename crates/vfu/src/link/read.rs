@@ -152,14 +152,19 @@ impl Link {
             if !ready[channel as usize] {
                 continue;
             }
+            let missing = framer.missing();
+            let ahead = self.read_ahead.load(Ordering::Relaxed);
             let most =
-                if self.exact.load(Ordering::Relaxed) { framer.missing() } else { usize::MAX };
+                if self.exact.load(Ordering::Relaxed) { missing } else { missing.max(ahead) };
             let space = framer.space();
             let most = most.clamp(1, space.len());
             match self.socket(channel).recv(&mut space[..most], &mut reading.fds, wait) {
                 Ok(Received::Bytes(n)) => {
                     framer.received(n, reading.fds.drain(..));
                     came = true;
+                    if ahead != usize::MAX && channel == Channel::Main {
+                        self.filled.store(n == most, Ordering::Relaxed);
+                    }
                 }
                 Ok(Received::WouldBlock) => {}
                 Ok(Received::Interrupted) => self.interrupted.store(true, Ordering::SeqCst),

@@ -94,11 +94,20 @@ impl Link {
             }
         }
         let mut state = self.sort(self.lock());
+        let deaf = self.receives_no_more(&state.session);
+        if deaf {
+            // The rest of a message that is here in part waits for us.
+            let now = self.now();
+            state.begun.iter_mut().flatten().for_each(|begun| *begun = now);
+        }
         if state.session.closed().is_some() || self.is_overdue(&mut state) {
             return false;
         }
         if self.expire(&mut state) {
             state = self.sort(state);
+        }
+        if deaf {
+            return false;
         }
         for quiet in [false, true] {
             let channel = state.session.command_channel();

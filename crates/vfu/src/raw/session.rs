@@ -138,6 +138,23 @@ impl Session {
         station.shared.live().map_or(0, |live| live.max_transfer)
     }
 
+    /// No call waits for a client that leaves replies unread: [`receive`](Self::receive) takes nothing
+    /// while there are too many, and little at a time, and [`make_room`](Self::make_room) does not wait.
+    pub fn never_block(&self) {
+        self.link.never_block();
+    }
+
+    /// Whether commands that are here are held back until the client has read replies.
+    pub fn holds(&self) -> bool {
+        self.link.holds()
+    }
+
+    /// Whether the last call of [`receive`](Self::receive) may have left something behind, where it
+    /// takes little at a time. Asked twice, it is no.
+    pub fn has_filled(&self) -> bool {
+        self.link.has_filled()
+    }
+
     /// Takes what has come, without waiting. Says whether anything did.
     pub fn receive(&self) -> bool {
         self.link.poll_sockets()
@@ -215,7 +232,8 @@ impl Session {
         self.link.send_apart();
     }
 
-    /// While the client leaves so many replies unread that it gets no commands executed, waits for it.
+    /// While the client leaves so many replies unread that it gets no commands executed, waits for it;
+    /// but not in a session that [never blocks](Self::never_block).
     pub fn make_room(&self) {
         self.link.make_room();
     }
