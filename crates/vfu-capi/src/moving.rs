@@ -1,8 +1,8 @@
 //! DMA that nobody waits for.
 
 use std::ffi::{c_int, c_void};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use vfu::raw::{Direct, Piece};
 
@@ -28,8 +28,32 @@ unsafe impl Send for Done {}
 #[derive(Default)]
 pub(crate) struct Completed {
     ended: Mutex<Vec<(Done, c_int)>>,
+    /// How much is under way.
+    under_way: Mutex<usize>,
+    /// Nothing is.
+    idle: Condvar,
     /// The program is being told, by the thread that executes commands.
     is_telling: AtomicBool,
+}
+
+/// Counts for as long as DMA is under way.
+struct UnderWay(Arc<Completed>);
+
+impl UnderWay {
+    fn new(completed: &Arc<Completed>) -> UnderWay {
+        *lock(&completed.under_way) += 1;
+        UnderWay(completed.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut under_way = lock(&self.0.under_way);
+        *under_way -= 1;
+        if *under_way == 0 {
+            self.0.idle.notify_all();
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,6 +66,15 @@ impl Context {
     /// Whether anything has ended that the program has not been told of.
     pub(crate) fn has_completed(&self) -> bool {
         self.moves.load(Ordering::Acquire) && !lock(&self.completed.ended).is_empty()
+    }
+
+    /// The session has ended, and all that was under way with it: waits until the thread that has seen
+    /// the end has said so.
+    pub(crate) fn settle_moves(&self) {
+        let mut under_way = lock(&self.completed.under_way);
+        while *under_way > 0 {
+            under_way = self.completed.idle.wait(under_way).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Tells the program of what has ended. This thread executes commands.
@@ -106,9 +139,11 @@ impl Context {
     fn move_all(&self, pieces: Vec<Piece>, direct: Direct, done: Done) {
         self.moves.store(true, Ordering::Release);
         let (completed, station) = (self.completed.clone(), self.station().clone());
+        let under_way = UnderWay::new(&self.completed);
         let ended = Box::new(move |result: Result<(), vfu::DmaError>| {
             let error = result.map_or_else(|e| e.errno().raw(), |()| 0);
             lock(&completed.ended).push((done, error));
+            drop(under_way);
             station.kick();
         });
         self.station().move_all(pieces, direct, ended);

@@ -292,6 +292,7 @@ impl Context {
         if let Some(session) = &session {
             session.close();
             session.leave(self.station());
+            self.settle_moves();
         }
         self.stop_logging();
         self.unmap_all();

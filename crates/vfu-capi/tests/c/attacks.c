@@ -566,6 +566,32 @@ static void when_done(vfu_ctx_t *ctx, void *opaque, int error)
     done++;
 }
 
+/* A thread of the library's may be the first to see that the client has gone. */
+CASE(rs_async_dma_is_over_when_the_context_is_destroyed)
+{
+    static uint8_t large[RAM_SIZE];
+    struct vfio_user_region_access access = {0, VFU_PCI_DEV_BAR0_REGION_IDX, 4};
+
+    ours();
+    for (int i = 0; i < 200; i++) {
+        device();
+        map_ram(-1);
+        sg = look_up(RAM_AT, RAM_SIZE, PROT_WRITE);
+        done = 0;
+        for (int j = 0; j < 8; j++)
+            EQ(vfu_rs_sgl_write_async(dev.ctx, sg, 1, large, 0, when_done, NULL), 0);
+        wire_command(dev.sock, 1, VFIO_USER_REGION_READ, &access, sizeof(access), NULL, 0);
+        EQ(run_once(), 1);
+        EQ(done, 0);
+        disconnect();
+        if (i & 1)
+            sched_yield();
+        device_destroy();
+        EQ(done, 8);
+        free(sg);
+    }
+}
+
 CASE(rs_interrupts_are_checked_after_async_dma_as_before)
 {
     ours();
