@@ -20,7 +20,7 @@
 
 pub mod machine;
 mod measure;
-mod place;
+pub mod place;
 pub mod report;
 pub mod roles;
 mod row;

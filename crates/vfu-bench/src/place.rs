@@ -4,13 +4,19 @@ use anyhow::{Context, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The CPUs that this thread may use.
-pub(crate) fn cpus() -> anyhow::Result<Vec<usize>> {
+///
+/// # Errors
+/// The system does not say.
+pub fn cpus() -> anyhow::Result<Vec<usize>> {
     let set = sched_getaffinity(None).context("which CPUs may be used")?;
     Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
 }
 
 /// Has this thread, and what it starts from now on, run on one CPU.
-fn run_on(cpu: usize) -> anyhow::Result<()> {
+///
+/// # Errors
+/// This thread may not use it.
+pub fn run_on(cpu: usize) -> anyhow::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     sched_setaffinity(None, &set).with_context(|| format!("running on CPU {cpu}"))

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use vfu_bench::place::{cpus, run_on};
 
 use super::stage::Seen;
 
@@ -29,7 +29,7 @@ pub(super) fn measure<R>(connect: impl Fn() -> anyhow::Result<R> + Sync) -> anyh
 where
     R: FnMut() -> anyhow::Result<()>,
 {
-    let cpus = allowed_cpus()?;
+    let cpus = cpus()?;
     let places =
         [("one_cpu", "on one CPU", cpus.first()), ("two_cpus", "on two CPUs", cpus.get(1))];
     let mut seen = Seen::default();
@@ -42,18 +42,6 @@ where
         seen = latency.tell(seen, key, place);
     }
     Ok(seen)
-}
-
-fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
-    let set = sched_getaffinity(None).context("which CPUs may be used")?;
-    Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
-}
-
-/// Has this thread, and those that it starts from now on, run on one CPU.
-fn run_on(cpu: usize) -> anyhow::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).with_context(|| format!("running on CPU {cpu}"))
 }
 
 /// Begins with the threads of the far side, which stay where they are started.
