@@ -58,7 +58,7 @@ impl Client {
     ) -> Result<(RegionInfo, Vec<OwnedFd>), ClientError> {
         let request = Request::DeviceGetRegionInfo(RegionInfoRequest { argsz, index });
         let mut reply = self.call(&request, &[])?;
-        let fds = std::mem::take(&mut reply.fds);
+        let fds = reply.take_fds();
         let info = self.parse(Command::DeviceGetRegionInfo, &reply, |reply| match reply {
             Reply::DeviceGetRegionInfo(info) if info.index == index => Some(info),
             _ => None,

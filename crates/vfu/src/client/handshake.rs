@@ -50,7 +50,7 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
             errno: reply.header().errno(),
         });
     }
-    let fds = std::mem::take(&mut reply.fds);
+    let fds = reply.take_fds();
     let version = Version::parse(reply.payload());
     let version = version.map_err(|_| refuse("sent a malformed VERSION"))?;
     if version.major != 0 || version.minor > MINOR {

@@ -16,7 +16,7 @@ use crate::sync::ThreadBuilder;
 /// Executes one command and answers it.
 pub(super) fn serve(link: &Link, maps: &Maps, max_transfer: usize, command: &mut Message) {
     let header = *command.header();
-    let has_fds = !std::mem::take(&mut command.fds).is_empty();
+    let has_fds = !command.take_fds().is_empty();
     let channel = if link.has_twin() { Channel::Twin } else { Channel::Main };
     with_scratch(|out| {
         out.resize(HEADER_SIZE, 0);

@@ -82,7 +82,7 @@ impl Command {
 
     /// The descriptors that came with it. Those that are not taken are closed with it.
     pub fn take_fds(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.0.fds)
+        self.0.take_fds()
     }
 }
 

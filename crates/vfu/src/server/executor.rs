@@ -94,7 +94,7 @@ impl Executor {
         mut command: Message,
     ) -> Message {
         let call = Call { link, header: *command.header() };
-        let fds = std::mem::take(&mut command.fds);
+        let fds = command.take_fds();
         let mut out = self.take_buffer();
         let result = Command::from_u16(call.header.command)
             .ok_or(Errno::EINVAL)

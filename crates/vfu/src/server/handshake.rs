@@ -98,7 +98,7 @@ pub(crate) fn answer(link: &Link, offer: &Offer, first: &Message) -> Result<Agre
     if header.wants_no_reply() {
         return Err(refuse("wants no reply to VERSION"));
     }
-    if !first.fds.is_empty() {
+    if !first.fds().is_empty() {
         return Err(refuse("sent file descriptors with VERSION"));
     }
     let proposed = Version::parse(first.payload());
