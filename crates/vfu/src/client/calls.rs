@@ -309,13 +309,14 @@ impl Client {
         let inner = &self.inner;
         self.send_waiting()?;
         let mark = inner.posted.mark();
+        let clock = inner.link.clock();
         let ticket = with_scratch(|payload| {
             request.emit(payload);
-            inner.link.request(command, &[IoSlice::new(payload)], fds, About::default())
+            inner.link.request(command, &[IoSlice::new(payload)], fds, About::default(), &clock)
         });
         let ticket = ticket.map_err(failed)?;
         loop {
-            match inner.link.outcome_or_command(ticket) {
+            match inner.link.outcome_or_command(ticket, &clock) {
                 Waited::Command(command) => self.serve(command),
                 Waited::Outcome(outcome) => {
                     let reply = outcome.map_err(failed)?;

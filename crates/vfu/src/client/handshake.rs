@@ -30,7 +30,8 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
     Version::new(0, MINOR, proposed).emit(&mut payload);
     let about = About { timeout: link.handshake_timeout(), ..About::default() };
     let failed = |e| ClientError::from_request(Command::Version, e);
-    let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about);
+    let clock = link.clock();
+    let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about, &clock);
     let ticket = ticket.map_err(failed)?;
     let ended = link.wait_for_end(ticket, &Asker::elsewhere());
     let outcome =

@@ -153,15 +153,16 @@ impl Pipeline {
         let about = About { range: Some((address, count)), gone: Some(&gone), timeout };
         with_scratch(|head| {
             let link = &self.live.link;
+            let clock = link.clock();
             let ticket = match buffer {
                 Buffer::Read(_) => {
                     DmaReadRequest { address, count }.emit(head);
-                    link.try_request(Command::DmaRead, &[IoSlice::new(head)], &[], about)
+                    link.try_request(Command::DmaRead, &[IoSlice::new(head)], &[], about, &clock)
                 }
                 Buffer::Write(from) => {
                     DmaWriteRequest::emit_head(address, count, head);
                     let payload = [IoSlice::new(head), IoSlice::new(&from[range])];
-                    link.try_request(Command::DmaWrite, &payload, &[], about)
+                    link.try_request(Command::DmaWrite, &payload, &[], about, &clock)
                 }
             };
             Ok(ticket?)

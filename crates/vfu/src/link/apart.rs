@@ -150,7 +150,10 @@ impl Link {
     /// Waits until something can be sent, and sends it. False: there is nothing left to do.
     fn send_waiting(&self) -> bool {
         let mut state = self.lock();
-        if state.session.closed().is_some() || !self.has_unsent() || self.is_overdue(&mut state) {
+        if state.session.closed().is_some()
+            || !self.has_unsent()
+            || self.is_overdue(&mut state, &self.clock())
+        {
             self.release(state);
             return false;
         }

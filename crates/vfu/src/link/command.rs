@@ -40,8 +40,11 @@ impl Link {
     ///
     /// `done` is a message that its executor is through with; its buffer is used again.
     pub(crate) fn next(&self, done: Option<Message>, paused: bool) -> Result<Next, Closed> {
-        self.recycle(done);
-        self.wait(Sight::MayBeBlind, On::Commands, |session| {
+        let mut state = self.lock();
+        if let Some(done) = done {
+            state.recycle(done);
+        }
+        self.wait_on(state, &self.clock(), Sight::MayBeBlind, On::Commands, |session| {
             if self.take_kick() {
                 return Some(Next::Kick);
             }
@@ -75,6 +78,9 @@ impl Link {
 
     /// Whether commands are not taken.
     pub(super) fn is_held(&self, session: &Session<OwnedFd>) -> bool {
+        if !self.has_unsent() {
+            return false;
+        }
         let most = self.most_unsent(session.limits());
         session.closed().is_none() && Channel::ALL.into_iter().any(|c| self.unsent(c) > most)
     }

@@ -19,7 +19,7 @@
 //! | `sort` | what was read, handed to the session |
 //! | `request`, `command` | what asks, what executes |
 //! | `attend` | what reaches a session by other ways than its sockets |
-//! | `patience` | deadlines |
+//! | `patience`, `clock` | deadlines, and the time |
 //! | `outbox` | what could not be sent at once |
 //! | `apart` | for users who wait for the socket themselves |
 //!
@@ -27,6 +27,7 @@
 
 mod apart;
 mod attend;
+mod clock;
 mod command;
 mod event;
 mod outbox;
@@ -52,6 +53,7 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 use crate::transport::Socket;
 pub(crate) use apart::Came;
+pub(crate) use clock::Clock;
 pub(crate) use command::Next;
 use outbox::Outbox;
 pub use request::Claim;
@@ -140,6 +142,8 @@ struct State {
     alarm: Option<(Time, Waker)>,
     /// Whom to wake now.
     rung: Option<Waker>,
+    /// Of what was received not all has been handed to the session: it takes no more for now.
+    unsorted: bool,
     /// A message that the framer refuses is left out, and the session goes on.
     lenient: bool,
     /// Error replies that the session wants sent.
@@ -197,6 +201,7 @@ impl Link {
                 looks_up: None,
                 alarm: None,
                 rung: None,
+                unsorted: false,
                 lenient: false,
                 refusals: Vec::new(),
                 fds: Vec::new(),

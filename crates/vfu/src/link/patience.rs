@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vfu_proto::session::{Channel, Closed, Time};
 
-use super::{Link, State, Wake};
+use super::{Clock, Link, State, Wake};
 
 impl Link {
     /// When a poll ends by itself: without anything to wake it (the system is out of descriptors) it
@@ -26,6 +26,9 @@ impl Link {
 
     /// When the peer's slowness will have lasted too long.
     pub(super) fn patience(&self, state: &State) -> Option<Time> {
+        if (state.begun, state.stalled) == ([None; 2], [None; 2]) {
+            return None;
+        }
         let limits = state.session.limits();
         let begun = state.begun.iter().flatten().min().zip(limits.message_timeout);
         let begun = begun.filter(|_| !self.receives_no_more(&state.session));
@@ -34,9 +37,9 @@ impl Link {
     }
 
     /// Ends the session if the peer has been slow for too long.
-    pub(super) fn is_overdue(&self, state: &mut State) -> bool {
-        self.notice_stall(state);
-        let over = |limit: Option<Time>| limit.is_some_and(|limit| limit <= self.now());
+    pub(super) fn is_overdue(&self, state: &mut State, clock: &Clock<'_>) -> bool {
+        self.notice_stall(state, clock);
+        let over = |limit: Option<Time>| limit.is_some_and(|limit| limit <= clock.now());
         let why = if over(state.opening) {
             "did not send VERSION in time"
         } else if over(self.patience(state)) {
@@ -50,13 +53,13 @@ impl Link {
     }
 
     /// Notes since when the peer leaves something unread.
-    pub(super) fn notice_stall(&self, state: &mut State) {
+    pub(super) fn notice_stall(&self, state: &mut State, clock: &Clock<'_>) {
         for channel in Channel::ALL {
             let stalled = &mut state.stalled[channel as usize];
             if self.unsent(channel) == 0 {
                 *stalled = None;
             } else if stalled.is_none() {
-                *stalled = Some(self.now());
+                *stalled = Some(clock.now());
             }
         }
     }
@@ -75,12 +78,12 @@ impl Link {
     }
 
     /// Gives up requests whose time is over, and rings the alarm; says whether there was anything.
-    pub(super) fn expire(&self, state: &mut State) -> bool {
-        if state.alarm.as_ref().is_some_and(|(at, _)| *at <= self.now()) {
+    pub(super) fn expire(&self, state: &mut State, clock: &Clock<'_>) -> bool {
+        if state.alarm.as_ref().is_some_and(|(at, _)| *at <= clock.now()) {
             state.rung = state.alarm.take().map(|(_, waker)| waker);
         }
-        let due = state.session.next_deadline().is_some_and(|d| d <= self.now());
-        let expired = due && state.session.expire(self.now()) > 0;
+        let due = state.session.next_deadline().is_some_and(|d| d <= clock.now());
+        let expired = due && state.session.expire(clock.now()) > 0;
         if state.session.closed().is_some() {
             // The peer now owes too much.
             self.hang_up(state);

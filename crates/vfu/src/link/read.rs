@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use tracing::debug;
 use vfu_proto::session::{Channel, Closed, Framer, Time};
 
-use super::{LOOK, Link, State, lost};
+use super::{Clock, LOOK, Link, State, lost};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use crate::transport::Received;
@@ -56,9 +56,10 @@ impl Link {
         }
         let mut framers = [None, None];
         for channel in Channel::ALL {
-            let due = channel == on || all || state.session.expects(channel);
-            if due && !state.session.is_paused(channel) {
-                framers[channel as usize] = state.framers[channel as usize].take();
+            let home = &mut state.framers[channel as usize];
+            let due = || channel == on || all || state.session.expects(channel);
+            if home.is_some() && due() && !state.session.is_paused(channel) {
+                framers[channel as usize] = home.take();
             }
         }
         Some(Reading { framers, fds: std::mem::take(&mut state.fds) })
@@ -82,7 +83,8 @@ impl Link {
             }
         };
         let came = !matches!(result, Ok(false));
-        let mut state = self.put_back(reading, result.map(drop));
+        let mut state = self.lock();
+        self.put_back(&mut state, reading, result.map(drop));
         state.blind -= usize::from(blind);
         if state.session.queued() > 0 {
             self.wake_loop();
@@ -92,9 +94,14 @@ impl Link {
 
     /// Whether a receive that waits will do: one channel, nothing to send, and it ends in time, as
     /// it does after a tick.
-    pub(super) fn may_receive_blind(&self, reading: &Reading, until: Option<Time>) -> bool {
+    pub(super) fn may_receive_blind(
+        &self,
+        reading: &Reading,
+        until: Option<Time>,
+        clock: &Clock<'_>,
+    ) -> bool {
         let both = reading.framers.iter().all(Option::is_some);
-        let in_time = |t: Time| self.tick.get().is_some_and(|tick| t.since(self.now()) >= *tick);
+        let in_time = |t: Time| self.tick.get().is_some_and(|tick| t.since(clock.now()) >= *tick);
         !both && !self.has_unsent() && until.is_none_or(in_time)
     }
 
@@ -152,10 +159,12 @@ impl Link {
             if !ready[channel as usize] {
                 continue;
             }
-            let missing = framer.missing();
             let ahead = self.read_ahead.load(Ordering::Relaxed);
-            let most =
-                if self.exact.load(Ordering::Relaxed) { missing } else { missing.max(ahead) };
+            let most = match (self.exact.load(Ordering::Relaxed), ahead) {
+                (false, usize::MAX) => usize::MAX,
+                (false, ahead) => framer.missing().max(ahead),
+                (true, _) => framer.missing(),
+            };
             let space = framer.space();
             let most = most.clamp(1, space.len());
             match self.socket(channel).recv(&mut space[..most], &mut reading.fds, wait) {
@@ -179,12 +188,7 @@ impl Link {
     }
 
     /// Gives the part of the reader back; others may want it, or what was read for them.
-    pub(super) fn put_back(
-        &self,
-        reading: Reading,
-        result: Result<(), Closed>,
-    ) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
+    pub(super) fn put_back(&self, state: &mut State, reading: Reading, result: Result<(), Closed>) {
         let Reading { framers, mut fds } = reading;
         fds.clear();
         state.fds = fds;
@@ -193,13 +197,12 @@ impl Link {
                 *home = framer;
             }
         }
-        self.pump(&mut state);
+        self.pump(state);
         if let Err(why) = result {
             debug!(%why, "session ends");
             state.session.close(why);
-            self.hang_up(&state);
+            self.hang_up(state);
         }
-        self.wake_sleepers(&state);
-        state
+        self.wake_sleepers(state);
     }
 }

@@ -11,7 +11,7 @@ use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
 use super::outbox::Outbox;
 use super::wait::{On, Sight};
-use super::{Link, Message, Waited};
+use super::{Clock, Link, Message, Waited};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 
@@ -111,6 +111,7 @@ impl Link {
         payload: &[IoSlice<'_>],
         fds: &[BorrowedFd<'_>],
         about: About<'_>,
+        clock: &Clock<'_>,
     ) -> Result<Option<Ticket>, RequestError> {
         if command == Command::DmaWrite {
             self.has_written.store(true, Ordering::SeqCst);
@@ -127,7 +128,7 @@ impl Link {
         }
         let usual = state.session.limits().reply_timeout;
         let timeout = [about.timeout, usual].into_iter().flatten().min();
-        let deadline = timeout.map(|t| self.now() + t);
+        let deadline = timeout.map(|t| clock.now() + t);
         let ticket = state.session.start(command, deadline, about.range)?;
         drop(state);
         // If it can't be sent the session is closed, and that is the outcome.
@@ -262,21 +263,24 @@ impl Link {
         payload: &[IoSlice<'_>],
         fds: &[BorrowedFd<'_>],
         about: About<'_>,
+        clock: &Clock<'_>,
     ) -> Result<Ticket, RequestError> {
         loop {
-            if let Some(ticket) = self.try_request(command, payload, fds, about)? {
+            if let Some(ticket) = self.try_request(command, payload, fds, about, clock)? {
                 return Ok(ticket);
             }
             self.wait_for_room(&Asker::elsewhere())?;
+            clock.turn();
         }
     }
 
     /// Waits for the reply to a request, or for a command of the peer to be executed meanwhile.
     /// Commands that came before the reply come first. One thread executes at a time: it calls
     /// [`end_command`](Self::end_command).
-    pub(crate) fn outcome_or_command(&self, ticket: Ticket) -> Waited {
+    pub(crate) fn outcome_or_command(&self, ticket: Ticket, clock: &Clock<'_>) -> Waited {
+        let (sight, on) = (Sight::MayBeBlind, On::Replies);
         let waited =
-            self.wait(Sight::MayBeBlind, On::Replies, |session| match session.begin_command() {
+            self.wait_on(self.lock(), clock, sight, on, |session| match session.begin_command() {
                 Some(command) => Some(Waited::Command(command)),
                 None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
             });

@@ -11,10 +11,12 @@ use super::{Link, State};
 use crate::sync::MutexGuard;
 
 impl Link {
-    /// Hands every whole message to the session, and sends the refusals that come of it.
+    /// Hands on what the session did not take at once, and sends the refusals that come of it.
     #[inline]
     pub(super) fn sort<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.pump(&mut state);
+        if state.unsorted {
+            self.pump(&mut state);
+        }
         self.deliver(state)
     }
 
@@ -41,11 +43,12 @@ impl Link {
         state
     }
 
-    /// Hands every whole message to the session.
+    /// Hands every whole message to the session: after each receive, and when the session takes more.
     pub(super) fn pump(&self, state: &mut State) {
+        state.unsorted = false;
         for channel in Channel::ALL {
             let index = channel as usize;
-            // Most often nothing has come since the last time.
+            // Most often nothing has come on the other one.
             let idle = |framer: &Framer<OwnedFd>| !framer.is_mid_message();
             if state.begun[index].is_none() && state.framers[index].as_deref().is_some_and(idle) {
                 continue;
@@ -72,6 +75,7 @@ impl Link {
                     Err(e) => self.end_broken(state, channel, e),
                 }
             }
+            state.unsorted |= state.session.is_paused(channel);
             if !framer.is_mid_message() {
                 state.begun[index] = None;
             } else if state.begun[index].is_none() {
