@@ -1,6 +1,5 @@
 //! The requests, one method each.
 
-use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vfu_proto::wire::{
@@ -14,7 +13,7 @@ use super::regions::{RegionDetails, details};
 use super::service;
 use super::{Client, ClientError, Memory};
 use crate::irq::IrqIndex;
-use crate::link::{About, Message, RequestError, Waited, with_scratch};
+use crate::link::{About, Message, RequestError, Waited, with_draft};
 
 /// The most that the description of a region may take, in bytes.
 const MAX_REGION_INFO: u32 = 64 << 10;
@@ -310,9 +309,9 @@ impl Client {
         self.send_waiting()?;
         let mark = inner.posted.mark();
         let clock = inner.link.clock();
-        let ticket = with_scratch(|payload| {
-            request.emit(payload);
-            inner.link.request(command, &[IoSlice::new(payload)], fds, About::default(), &clock)
+        let ticket = with_draft(|draft| {
+            request.emit(draft);
+            inner.link.request(command, draft, fds, About::default(), &clock)
         });
         let ticket = ticket.map_err(failed)?;
         loop {

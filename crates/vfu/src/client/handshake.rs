@@ -1,6 +1,5 @@
 //! VERSION, from the client's side (specification, "VFIO_USER_VERSION").
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use vfu_proto::session::{Abort, Closed};
 use vfu_proto::wire::{Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, TwinSocket, Version};
 
 use super::{ClientBuilder, ClientError};
-use crate::link::{About, Asker, Link};
+use crate::link::{About, Asker, Link, with_draft};
 use crate::transport::is_listening;
 
 const MINOR: u16 = 1;
@@ -26,12 +25,12 @@ pub(super) struct Agreed {
 /// Proposes a session. If the server's answer can't be accepted the connection is closed.
 pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agreed, ClientError> {
     let proposed = settings.capabilities.unwrap_or_else(|| defaults(settings));
-    let mut payload = Vec::with_capacity(256);
-    Version::new(0, MINOR, proposed).emit(&mut payload);
     let about = About { timeout: link.handshake_timeout(), ..About::default() };
     let failed = |e| ClientError::from_request(Command::Version, e);
-    let clock = link.clock();
-    let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about, &clock);
+    let ticket = with_draft(|draft| {
+        Version::new(0, MINOR, proposed).emit(draft);
+        link.request(Command::Version, draft, &[], about, &link.clock())
+    });
     let ticket = ticket.map_err(failed)?;
     let ended = link.wait_for_end(ticket, &Asker::elsewhere());
     let outcome =

@@ -29,17 +29,16 @@ mod apart;
 mod attend;
 mod clock;
 mod command;
+mod draft;
 mod event;
 mod outbox;
 mod patience;
 mod read;
 mod request;
-mod scratch;
 mod sort;
 mod wait;
 mod wake;
 
-use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Waker;
@@ -55,10 +54,10 @@ use crate::transport::Socket;
 pub(crate) use apart::Came;
 pub(crate) use clock::Clock;
 pub(crate) use command::Next;
+pub(crate) use draft::with_draft;
 use outbox::Outbox;
 pub use request::Claim;
 pub(crate) use request::{About, Asker, Reenter, RequestError};
-pub(crate) use scratch::with_scratch;
 pub(crate) use wait::Sight;
 pub(crate) use wake::Wake;
 
@@ -326,11 +325,10 @@ impl Link {
     pub(crate) fn send(
         &self,
         channel: Channel,
-        parts: &[IoSlice<'_>],
+        message: &[u8],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Closed> {
-        let outbox = self.outbox(channel);
-        self.send_from(outbox, channel, parts, fds)
+        self.send_from(self.outbox(channel), channel, [message, &[]], fds)
     }
 
     /// The channel for our requests.
@@ -349,7 +347,7 @@ impl Link {
         &self,
         mut outbox: MutexGuard<'_, Outbox>,
         channel: Channel,
-        parts: &[IoSlice<'_>],
+        parts: [&[u8]; 2],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Closed> {
         let sent = outbox.send(self.socket(channel), parts, fds);

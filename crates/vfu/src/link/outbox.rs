@@ -1,7 +1,6 @@
 //! What could not be sent at once, for one socket.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -32,10 +31,9 @@ impl Outbox {
     pub(super) fn send(
         &mut self,
         socket: &Socket,
-        parts: &[IoSlice<'_>],
+        parts: [&[u8]; 2],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Errno> {
-        let total: usize = parts.iter().map(|p| p.len()).sum();
         let sent = if self.bytes > 0 {
             0
         } else {
@@ -44,7 +42,7 @@ impl Outbox {
                 other => other?,
             }
         };
-        if sent < total {
+        if sent < parts[0].len() + parts[1].len() {
             self.keep(parts, sent, if sent == 0 { fds } else { &[] })?;
         }
         Ok(())
@@ -53,7 +51,7 @@ impl Outbox {
     /// Keeps what comes after the first `sent` bytes of `parts`.
     fn keep(
         &mut self,
-        parts: &[IoSlice<'_>],
+        parts: [&[u8]; 2],
         sent: usize,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Errno> {
@@ -76,7 +74,7 @@ impl Outbox {
         let mut progress = false;
         while let Some(chunk) = self.chunks.front_mut() {
             let fds: Vec<_> = chunk.fds.iter().map(|fd| fd.as_fd()).collect();
-            match socket.send(&[IoSlice::new(&chunk.bytes[chunk.sent..])], &fds) {
+            match socket.send([&chunk.bytes[chunk.sent..], &[]], &fds) {
                 Err(Errno::AGAIN) => break,
                 Err(e) => return Err(e),
                 Ok(n) => {

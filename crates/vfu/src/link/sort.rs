@@ -1,6 +1,5 @@
 //! What has been read, handed to the session.
 
-use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
 use tracing::debug;
@@ -36,7 +35,7 @@ impl Link {
             let refusals = std::mem::take(&mut state.refusals);
             self.release(state);
             for (channel, header) in refusals {
-                let _closed = self.send(channel, &[IoSlice::new(&header.emit())], &[]);
+                let _closed = self.send(channel, &header.emit(), &[]);
             }
             state = self.lock();
         }
@@ -118,7 +117,7 @@ impl Link {
             // A last word, if it goes at once: who sends at this moment holds the outbox.
             if let Ok(_idle) = self.outboxes[channel as usize].try_lock() {
                 let header = e.header().error_reply(wire::Errno::EINVAL).emit();
-                let _unsent = self.socket(channel).send(&[IoSlice::new(&header)], &[]);
+                let _unsent = self.socket(channel).send([&header, &[]], &[]);
             }
         }
         state.session.close(Closed::Framing(e));

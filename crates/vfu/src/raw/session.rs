@@ -1,6 +1,5 @@
 //! One client: what it asks, and what it is answered.
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,7 +214,7 @@ impl Session {
             return;
         };
         head.copy_from_slice(&header.reply(payload).emit());
-        let _closed = self.link.send(Channel::Main, &[IoSlice::new(out)], fds);
+        let _closed = self.link.send(Channel::Main, out, fds);
     }
 
     /// Sends an error reply with any number, if the client wants a reply.
@@ -223,7 +222,7 @@ impl Session {
         if !header.wants_no_reply() {
             let mut reply = header.error_reply(vfu_proto::wire::Errno::EIO);
             reply.error = errno;
-            let _closed = self.link.send(Channel::Main, &[IoSlice::new(&reply.emit())], &[]);
+            let _closed = self.link.send(Channel::Main, &reply.emit(), &[]);
         }
     }
 
