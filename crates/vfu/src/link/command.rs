@@ -57,6 +57,13 @@ impl Link {
         self.wait(Sight::Sees, On::Commands, Session::next_command)
     }
 
+    /// Receives as [`poll_sockets`](Self::poll_sockets) does, and gives the next command if it may be
+    /// executed.
+    pub(crate) fn receive_command(&self, paused: bool) -> Option<Message> {
+        let (mut state, _) = self.poll();
+        if paused { None } else { self.take_command(&mut state.session) }
+    }
+
     /// The next command if one is here already.
     pub(crate) fn try_next_command(&self, done: Option<Message>) -> Option<Message> {
         let mut state = self.lock();

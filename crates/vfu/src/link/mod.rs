@@ -89,6 +89,8 @@ pub(crate) struct Link {
     wakes: [OnceLock<Option<Wake>>; 3],
     /// Ends the wait of an event loop.
     loop_wake: OnceLock<Arc<Wake>>,
+    /// The session has ended, to be seen without its lock.
+    over: AtomicBool,
     /// The executor has something to do besides commands.
     kicked: AtomicBool,
     /// Answers that handlers will give later.
@@ -211,6 +213,7 @@ impl Link {
             unsent: Default::default(),
             wakes: Default::default(),
             loop_wake: OnceLock::new(),
+            over: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
             open_answers: AtomicUsize::new(0),
             max_open_answers,
@@ -289,6 +292,9 @@ impl Link {
 
     /// Why the session has ended, if it has.
     pub(crate) fn closed(&self) -> Option<Closed> {
+        if !self.over.load(Ordering::SeqCst) {
+            return None;
+        }
         self.lock().session.closed().cloned()
     }
 
@@ -313,6 +319,7 @@ impl Link {
 
     /// What follows the end of the session: nobody goes on waiting.
     fn hang_up(&self, state: &State) {
+        self.over.store(true, Ordering::SeqCst);
         self.main.shutdown();
         if let Some(twin) = self.twin.get() {
             twin.shutdown();

@@ -14,14 +14,28 @@ impl Link {
     pub(super) fn until_woken(&self, wake: Option<&Wake>, until: Option<Time>) -> Option<Time> {
         match wake {
             Some(_) => until,
-            None => earliest([until, Some(self.now() + Duration::from_millis(50))]),
+            None => earlier(until, Some(self.now() + Duration::from_millis(50))),
         }
     }
 
     /// When something has to be done if nothing comes.
     pub(super) fn next_deadline(&self, state: &State) -> Option<Time> {
         let alarm = state.alarm.as_ref().map(|(at, _)| *at);
-        earliest([state.session.next_deadline(), self.patience(state), state.opening, alarm])
+        let asked = earlier(state.session.next_deadline(), alarm);
+        earlier(asked, earlier(self.patience(state), state.opening))
+    }
+
+    /// Does what is due now. Says whether anything was, and else when something will be.
+    pub(super) fn see_to_deadlines(
+        &self,
+        state: &mut State,
+        clock: &Clock<'_>,
+    ) -> (bool, Option<Time>) {
+        self.notice_stall(state, clock);
+        let next = self.next_deadline(state);
+        let due = next.is_some_and(|next| next <= clock.now())
+            && (self.is_overdue(state, clock) || self.expire(state, clock));
+        (due, next)
     }
 
     /// When the peer's slowness will have lasted too long.
@@ -33,7 +47,7 @@ impl Link {
         let begun = state.begun.iter().flatten().min().zip(limits.message_timeout);
         let begun = begun.filter(|_| !self.receives_no_more(&state.session));
         let stalled = state.stalled.iter().flatten().min().zip(limits.send_timeout);
-        earliest([begun.map(|(t, d)| *t + d), stalled.map(|(t, d)| *t + d)])
+        earlier(begun.map(|(t, d)| *t + d), stalled.map(|(t, d)| *t + d))
     }
 
     /// Ends the session if the peer has been slow for too long.
@@ -94,7 +108,10 @@ impl Link {
     }
 }
 
-/// The first of several points in time.
-fn earliest<const N: usize>(times: [Option<Time>; N]) -> Option<Time> {
-    times.into_iter().flatten().min()
+/// The first of two points in time.
+fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }

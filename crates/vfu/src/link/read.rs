@@ -77,7 +77,7 @@ impl Link {
             let ours = [reading.framers[0].is_some(), reading.framers[1].is_some()];
             self.receive(&mut reading, ours, true)
         } else {
-            match self.poll(&reading, until) {
+            match self.poll_in(&reading, until) {
                 Ok(ready) => self.receive(&mut reading, ready, false).map(|_| true),
                 Err(e) => Err(lost(e)),
             }
@@ -107,7 +107,7 @@ impl Link {
 
     /// Waits until a channel that we read can be read, or an outbox written, and flushes that; or
     /// until somebody wakes us.
-    fn poll(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
+    fn poll_in(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
         let socket = |channel: Channel| {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, reading.framers[channel as usize].is_some());
@@ -169,7 +169,10 @@ impl Link {
             let most = most.clamp(1, space.len());
             match self.socket(channel).recv(&mut space[..most], &mut reading.fds, wait) {
                 Ok(Received::Bytes(n)) => {
-                    framer.received(n, reading.fds.drain(..));
+                    match reading.fds.is_empty() {
+                        true => framer.received(n, []),
+                        false => framer.received(n, reading.fds.drain(..)),
+                    }
                     came = true;
                     if ahead != usize::MAX && channel == Channel::Main {
                         self.filled.store(n == most, Ordering::Relaxed);

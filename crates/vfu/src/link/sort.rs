@@ -46,44 +46,53 @@ impl Link {
     pub(super) fn pump(&self, state: &mut State) {
         state.unsorted = false;
         for channel in Channel::ALL {
-            let index = channel as usize;
+            let framer = state.framers[channel as usize].as_deref();
+            let begun = state.begun[channel as usize].is_some();
             // Most often nothing has come on the other one.
-            let idle = |framer: &Framer<OwnedFd>| !framer.is_mid_message();
-            if state.begun[index].is_none() && state.framers[index].as_deref().is_some_and(idle) {
-                continue;
+            if framer.is_some_and(|framer| begun || framer.is_mid_message()) {
+                self.pump_channel(state, channel);
             }
-            let Some(mut framer) = state.framers[index].take() else { continue };
-            state.spare[index].drain(..).for_each(|done| framer.recycle(done));
-            while state.session.closed().is_none() && !state.session.is_paused(channel) {
-                match framer.pop() {
-                    Ok(Some(message)) => {
-                        state.begun[index] = None;
-                        let arrival = state.session.arrive(channel, message);
-                        self.settle(channel, arrival, &mut framer, &mut state.refusals);
-                    }
-                    Ok(None) => break,
-                    Err(e) if state.lenient && !self.is_left_unread(channel, &state.session) => {
-                        debug!(%e, "message refused");
-                        framer.skip_refused();
-                        state.begun[index] = None;
-                        if e.wants_reply() {
-                            let header = e.header().error_reply(wire::Errno::EINVAL);
-                            state.refusals.push((channel, header));
-                        }
-                    }
-                    Err(e) => self.end_broken(state, channel, e),
+        }
+    }
+
+    fn pump_channel(&self, state: &mut State, channel: Channel) {
+        let index = channel as usize;
+        let Some(mut framer) = state.framers[index].take() else { return };
+        while let Some(done) = state.spare[index].pop() {
+            framer.recycle(done);
+        }
+        while framer.is_mid_message() && state.session.closed().is_none() {
+            if state.session.is_paused(channel) {
+                state.unsorted = true;
+                break;
+            }
+            match framer.pop() {
+                Ok(Some(message)) => {
+                    state.begun[index] = None;
+                    let arrival = state.session.arrive(channel, message);
+                    self.settle(channel, arrival, &mut framer, &mut state.refusals);
                 }
+                Ok(None) => break,
+                Err(e) if state.lenient && !self.is_left_unread(channel, &state.session) => {
+                    debug!(%e, "message refused");
+                    framer.skip_refused();
+                    state.begun[index] = None;
+                    if e.wants_reply() {
+                        let header = e.header().error_reply(wire::Errno::EINVAL);
+                        state.refusals.push((channel, header));
+                    }
+                }
+                Err(e) => self.end_broken(state, channel, e),
             }
-            state.unsorted |= state.session.is_paused(channel);
-            if !framer.is_mid_message() {
-                state.begun[index] = None;
-            } else if state.begun[index].is_none() {
-                state.begun[index] = Some(self.now());
-            }
-            state.framers[index] = Some(framer);
-            if state.session.closed().is_some() {
-                self.hang_up(state);
-            }
+        }
+        if !framer.is_mid_message() {
+            state.begun[index] = None;
+        } else if state.begun[index].is_none() {
+            state.begun[index] = Some(self.now());
+        }
+        state.framers[index] = Some(framer);
+        if state.session.closed().is_some() {
+            self.hang_up(state);
         }
     }
 

@@ -66,11 +66,8 @@ impl Link {
             if let Some(why) = state.session.closed() {
                 return Err(why.clone());
             }
-            self.notice_stall(&mut state, clock);
-            let until = self.next_deadline(&state);
-            if until.is_some_and(|until| until <= clock.now())
-                && (self.is_overdue(&mut state, clock) || self.expire(&mut state, clock))
-            {
+            let (was_due, until) = self.see_to_deadlines(&mut state, clock);
+            if was_due {
                 continue;
             }
             let channel = match on {
@@ -103,6 +100,11 @@ impl Link {
     /// Receives once on each channel, without waiting, and sends what waits to be sent. Says whether
     /// anything came.
     pub(crate) fn poll_sockets(&self) -> bool {
+        self.poll().1
+    }
+
+    /// As [`poll_sockets`](Self::poll_sockets), and gives the state, for more.
+    pub(super) fn poll(&self) -> (MutexGuard<'_, State>, bool) {
         for channel in Channel::ALL {
             if self.unsent(channel) > 0 {
                 let _closed = self.flush(channel);
@@ -116,19 +118,19 @@ impl Link {
             let now = clock.now();
             state.begun.iter_mut().flatten().for_each(|begun| *begun = now);
         }
-        if state.session.closed().is_some() || self.is_overdue(&mut state, &clock) {
-            return false;
+        if state.session.closed().is_some() {
+            return (state, false);
         }
-        if self.expire(&mut state, &clock) {
+        if self.see_to_deadlines(&mut state, &clock).0 {
             state = self.sort(state);
         }
-        if deaf {
-            return false;
+        if deaf || state.session.closed().is_some() {
+            return (state, false);
         }
         for quiet in [false, true] {
             let channel = state.session.command_channel();
             let Some(mut reading) = self.take_framers(&mut state, channel, quiet) else {
-                return false;
+                return (state, false);
             };
             // It does not wait, so the state can stay ours.
             let result = self.receive(&mut reading, [true; 2], false);
@@ -136,10 +138,10 @@ impl Link {
             self.put_back(&mut state, reading, result.map(drop));
             state = self.deliver(state);
             if came || !self.has_twin() {
-                return came;
+                return (state, came);
             }
         }
-        false
+        (state, false)
     }
 
     /// In place of a thread that is blind: sees to deadlines, to what waits to be sent, and to replies

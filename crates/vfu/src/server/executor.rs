@@ -76,8 +76,14 @@ impl Executor {
         link: &Arc<Link>,
         command: Message,
     ) -> Option<Message> {
-        let ready = self.rest_first(device, link, command)?;
-        let ready = self.writes_first(device, link, ready)?;
+        let ready = match Command::from_u16(command.header().command) {
+            Some(Command::DmaMap | Command::DmaUnmap | Command::DeviceReset) => {
+                self.execute_at_rest(device, link, command);
+                return None;
+            }
+            Some(Command::DeviceFeature) => self.writes_first(device, link, command)?,
+            _ => command,
+        };
         Some(self.execute_now(device, link, ready))
     }
 
