@@ -100,6 +100,8 @@ pub(super) struct Requests<F> {
     by_id: Slots<Request<F>>,
     serial: u64,
     waiting: usize,
+    /// The first deadline of those that wait.
+    next_deadline: Option<Time>,
     zombies: usize,
     /// Who waits for the writes up to a serial number to end.
     fences: VecDeque<(u64, Waker)>,
@@ -114,6 +116,7 @@ impl<F> Requests<F> {
             by_id: Slots::new(),
             serial: 0,
             waiting: 0,
+            next_deadline: None,
             zombies: 0,
             fences: VecDeque::new(),
             woken: Vec::new(),
@@ -138,6 +141,7 @@ impl<F> Requests<F> {
         let id =
             self.by_id.insert(Request { command, serial, deadline, range, state, waker: None });
         self.waiting += 1;
+        self.next_deadline = self.next_deadline.into_iter().chain(deadline).min();
         Ticket { channel: self.channel, id, serial }
     }
 
@@ -155,7 +159,7 @@ impl<F> Requests<F> {
                     request.state = State::Failed { why: Abort::WrongCommand, owed: false };
                 }
                 self.woken.extend(request.waker.take());
-                self.open_fences();
+                self.less_waits();
                 Matched::Completed(ticket)
             }
             State::Failed { why, owed: true } => {
@@ -215,12 +219,24 @@ impl<F> Requests<F> {
                 failed += 1;
             }
         }
-        if failed > 0 {
-            self.open_fences();
-        }
         self.waiting -= failed;
         self.zombies += if owed { failed } else { 0 };
+        if failed > 0 {
+            self.less_waits();
+        }
         failed
+    }
+
+    /// Some request waits no longer.
+    fn less_waits(&mut self) {
+        self.next_deadline = match self.waiting {
+            0 => None,
+            _ => {
+                let waiting = self.by_id.values().filter(|r| matches!(r.state, State::Waiting));
+                waiting.filter_map(|r| r.deadline).min()
+            }
+        };
+        self.open_fences();
     }
 
     pub(super) fn has_ended(&self, ticket: Ticket) -> bool {
@@ -321,14 +337,7 @@ impl<F> Requests<F> {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        if self.waiting == 0 {
-            return None;
-        }
-        self.by_id
-            .values()
-            .filter(|r| matches!(r.state, State::Waiting))
-            .filter_map(|r| r.deadline)
-            .min()
+        self.next_deadline
     }
 
     /// Replies that the peer owes, be they wanted or not.

@@ -149,8 +149,6 @@ struct State {
     lenient: bool,
     /// Error replies that the session wants sent.
     refusals: Vec<(Channel, Header)>,
-    /// Between the kernel and a message, reused.
-    fds: Vec<OwnedFd>,
     /// Messages that are done with, for framers that were not at home.
     spare: [Vec<Message>; 2],
 }
@@ -205,7 +203,6 @@ impl Link {
                 unsorted: false,
                 lenient: false,
                 refusals: Vec::new(),
-                fds: Vec::new(),
                 spare: Default::default(),
             }),
             changed: Condvar::new(),

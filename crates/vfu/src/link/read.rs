@@ -15,7 +15,6 @@ use crate::transport::Received;
 /// The framers of the channels that a thread reads, for as long as it does.
 pub(super) struct Reading {
     framers: [Option<Box<Framer<OwnedFd>>>; 2],
-    fds: Vec<OwnedFd>,
 }
 
 impl Reading {
@@ -46,23 +45,26 @@ impl Link {
         if executing || !readable {
             return None;
         }
-        let mut all = true;
-        if let Some(tick) = self.tick.get().filter(|_| !quiet && self.has_twin()) {
-            let now = self.now();
-            all = now.since(state.looked) >= (*tick).min(LOOK);
-            if all {
-                state.looked = now;
-            }
-        }
         let mut framers = [None, None];
-        for channel in Channel::ALL {
-            let home = &mut state.framers[channel as usize];
-            let due = || channel == on || all || state.session.expects(channel);
-            if home.is_some() && due() && !state.session.is_paused(channel) {
-                framers[channel as usize] = home.take();
+        framers[on as usize] = state.framers[on as usize].take();
+        let other = on.other();
+        if state.framers[other as usize].is_some() && !state.session.is_paused(other) {
+            let mut due = quiet || state.session.expects(other);
+            match self.tick.get() {
+                Some(tick) if !due => {
+                    let now = self.now();
+                    due = now.since(state.looked) >= (*tick).min(LOOK);
+                    if due {
+                        state.looked = now;
+                    }
+                }
+                _ => due = true,
+            }
+            if due {
+                framers[other as usize] = state.framers[other as usize].take();
             }
         }
-        Some(Reading { framers, fds: std::mem::take(&mut state.fds) })
+        Some(Reading { framers })
     }
 
     /// Waits for the sockets, receives once, and gives the part back. False if only the time has
@@ -155,47 +157,53 @@ impl Link {
     ) -> Result<bool, Closed> {
         let mut came = false;
         for channel in Channel::ALL {
-            let Some(framer) = &mut reading.framers[channel as usize] else { continue };
-            if !ready[channel as usize] {
-                continue;
-            }
-            let ahead = self.read_ahead.load(Ordering::Relaxed);
-            let most = match (self.exact.load(Ordering::Relaxed), ahead) {
-                (false, usize::MAX) => usize::MAX,
-                (false, ahead) => framer.missing().max(ahead),
-                (true, _) => framer.missing(),
-            };
-            let space = framer.space();
-            let most = most.clamp(1, space.len());
-            match self.socket(channel).recv(&mut space[..most], &mut reading.fds, wait) {
-                Ok(Received::Bytes(n)) => {
-                    match reading.fds.is_empty() {
-                        true => framer.received(n, []),
-                        false => framer.received(n, reading.fds.drain(..)),
-                    }
-                    came = true;
-                    if ahead != usize::MAX && channel == Channel::Main {
-                        self.filled.store(n == most, Ordering::Relaxed);
-                    }
-                }
-                Ok(Received::WouldBlock) => {}
-                Ok(Received::Interrupted) => self.interrupted.store(true, Ordering::SeqCst),
-                Ok(Received::Eof) => return Err(Closed::Disconnected),
-                Err(Errno::MFILE) => {
-                    return Err(Closed::Socket("out of file descriptors".into()));
-                }
-                Err(e) => return Err(lost(e)),
+            let framer = &mut reading.framers[channel as usize];
+            if let Some(framer) = framer.as_mut().filter(|_| ready[channel as usize]) {
+                came |= self.receive_on(channel, framer, wait)?;
             }
         }
         Ok(came)
     }
 
+    fn receive_on(
+        &self,
+        channel: Channel,
+        framer: &mut Framer<OwnedFd>,
+        wait: bool,
+    ) -> Result<bool, Closed> {
+        let limit = self.receive_limit(framer);
+        let space = framer.space();
+        let most = limit.map_or(space.len(), |limit| limit.clamp(1, space.len()));
+        let mut fds = Vec::new();
+        match self.socket(channel).recv(&mut space[..most], &mut fds, wait) {
+            Ok(Received::Bytes(n)) => {
+                framer.received(n, fds);
+                if limit.is_some() && channel == Channel::Main {
+                    self.filled.store(n == most, Ordering::Relaxed);
+                }
+                return Ok(true);
+            }
+            Ok(Received::WouldBlock) => {}
+            Ok(Received::Interrupted) => self.interrupted.store(true, Ordering::SeqCst),
+            Ok(Received::Eof) => return Err(Closed::Disconnected),
+            Err(Errno::MFILE) => return Err(Closed::Socket("out of file descriptors".into())),
+            Err(e) => return Err(lost(e)),
+        }
+        Ok(false)
+    }
+
+    /// How much is received at once, if not as much as there is room for.
+    fn receive_limit(&self, framer: &Framer<OwnedFd>) -> Option<usize> {
+        match self.read_ahead.load(Ordering::Relaxed) {
+            _ if self.exact.load(Ordering::Relaxed) => Some(framer.missing()),
+            usize::MAX => None,
+            ahead => Some(framer.missing().max(ahead)),
+        }
+    }
+
     /// Gives the part of the reader back; others may want it, or what was read for them.
     pub(super) fn put_back(&self, state: &mut State, reading: Reading, result: Result<(), Closed>) {
-        let Reading { framers, mut fds } = reading;
-        fds.clear();
-        state.fds = fds;
-        for (home, framer) in state.framers.iter_mut().zip(framers) {
+        for (home, framer) in state.framers.iter_mut().zip(reading.framers) {
             if framer.is_some() {
                 *home = framer;
             }

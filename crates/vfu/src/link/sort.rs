@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use tracing::debug;
-use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer, Session};
-use vfu_proto::wire::{self, Header};
+use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Session};
+use vfu_proto::wire;
 
 use super::{Link, State};
 use crate::sync::MutexGuard;
@@ -57,41 +57,47 @@ impl Link {
 
     fn pump_channel(&self, state: &mut State, channel: Channel) {
         let index = channel as usize;
-        let Some(mut framer) = state.framers[index].take() else { return };
-        while let Some(done) = state.spare[index].pop() {
+        let State { session, begun, spare, refusals, .. } = state;
+        let (Some(framer), begun) = (&mut state.framers[index], &mut begun[index]) else { return };
+        while let Some(done) = spare[index].pop() {
             framer.recycle(done);
         }
-        while framer.is_mid_message() && state.session.closed().is_none() {
-            if state.session.is_paused(channel) {
+        while framer.is_mid_message() && session.closed().is_none() {
+            if session.is_paused(channel) {
                 state.unsorted = true;
                 break;
             }
             match framer.pop() {
                 Ok(Some(message)) => {
-                    state.begun[index] = None;
-                    let arrival = state.session.arrive(channel, message);
-                    self.settle(channel, arrival, &mut framer, &mut state.refusals);
-                }
-                Ok(None) => break,
-                Err(e) if state.lenient && !self.is_left_unread(channel, &state.session) => {
-                    debug!(%e, "message refused");
-                    framer.skip_refused();
-                    state.begun[index] = None;
-                    if e.wants_reply() {
-                        let header = e.header().error_reply(wire::Errno::EINVAL);
-                        state.refusals.push((channel, header));
+                    *begun = None;
+                    match session.arrive(channel, message) {
+                        Ok(Arrival::Queued | Arrival::Completed(_)) => {}
+                        Ok(Arrival::Dropped(message)) => framer.recycle(message),
+                        Ok(Arrival::Refused(header, message)) => {
+                            framer.recycle(message);
+                            refusals.push((channel, header));
+                        }
+                        Err(why) => debug!(%why, "session ends"),
                     }
                 }
-                Err(e) => self.end_broken(state, channel, e),
+                Ok(None) => break,
+                Err(e) if state.lenient && !self.is_left_unread(channel, session) => {
+                    debug!(%e, "message refused");
+                    framer.skip_refused();
+                    *begun = None;
+                    if e.wants_reply() {
+                        refusals.push((channel, e.header().error_reply(wire::Errno::EINVAL)));
+                    }
+                }
+                Err(e) => self.end_broken(session, channel, e),
             }
         }
         if !framer.is_mid_message() {
-            state.begun[index] = None;
-        } else if state.begun[index].is_none() {
-            state.begun[index] = Some(self.now());
+            *begun = None;
+        } else if begun.is_none() {
+            *begun = Some(self.now());
         }
-        state.framers[index] = Some(framer);
-        if state.session.closed().is_some() {
+        if session.closed().is_some() {
             self.hang_up(state);
         }
     }
@@ -101,26 +107,8 @@ impl Link {
         self.unsent(channel) > session.limits().unsent_bytes
     }
 
-    fn settle(
-        &self,
-        channel: Channel,
-        arrival: Result<Arrival<OwnedFd>, Closed>,
-        framer: &mut Framer<OwnedFd>,
-        refusals: &mut Vec<(Channel, Header)>,
-    ) {
-        match arrival {
-            Ok(Arrival::Queued | Arrival::Completed(_)) => {}
-            Ok(Arrival::Dropped(message)) => framer.recycle(message),
-            Ok(Arrival::Refused(header, message)) => {
-                framer.recycle(message);
-                refusals.push((channel, header));
-            }
-            Err(why) => debug!(%why, "session ends"),
-        }
-    }
-
     /// The stream can't be trusted any more: say so to the peer, and end.
-    fn end_broken(&self, state: &mut State, channel: Channel, e: FrameError) {
+    fn end_broken(&self, session: &mut Session<OwnedFd>, channel: Channel, e: FrameError) {
         debug!(%e, "session ends");
         if e.wants_reply() && self.unsent(channel) == 0 {
             // A last word, if it goes at once: who sends at this moment holds the outbox.
@@ -129,6 +117,6 @@ impl Link {
                 let _unsent = self.socket(channel).send([&header, &[]], &[]);
             }
         }
-        state.session.close(Closed::Framing(e));
+        session.close(Closed::Framing(e));
     }
 }
