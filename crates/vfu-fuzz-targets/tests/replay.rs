@@ -50,7 +50,8 @@ fn check(name: &str, blind_inputs: u64) {
     let known: Vec<_> = corpus.into_iter().map(|(_, bytes)| bytes).collect();
     for seed in 0..wanted {
         let input = blind::input(&mut blind::Rng::new(seed), &known, target.max_len);
-        let _blame = Blame(target, &format!("of seed {seed}"), &input);
+        let name = format!("of seed {seed}");
+        let _blame = Blame(target, &name, &input);
         (target.run)(&input);
     }
     println!("{name}: {} inputs of the corpus, {} steps by now", known.len(), steps::taken());
