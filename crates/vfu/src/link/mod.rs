@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `wait` | waiting until something is found, in one of the ways there are to wait |
 //! | `read` | the part of the reader |
+//! | `spin` | looking again and again before it sleeps |
 //! | `sort` | what was read, handed to the session |
 //! | `request`, `command` | what asks, what executes |
 //! | `attend` | what reaches a session by other ways than its sockets |
@@ -36,6 +37,7 @@ mod patience;
 mod read;
 mod request;
 mod sort;
+mod spin;
 mod wait;
 mod wake;
 
@@ -58,6 +60,8 @@ pub(crate) use draft::with_draft;
 use outbox::Outbox;
 pub use request::Claim;
 pub(crate) use request::{About, Asker, Reenter, RequestError};
+pub use spin::Spin;
+use spin::Spinning;
 pub(crate) use wait::Sight;
 pub(crate) use wake::Wake;
 
@@ -110,6 +114,7 @@ pub(crate) struct Link {
     sends_apart: AtomicBool,
     /// How long one receive waits at most, if there is a limit: it saves a poll before it.
     tick: OnceLock<Duration>,
+    spinning: Spinning,
     origin: Instant,
 }
 
@@ -221,6 +226,7 @@ impl Link {
             filled: AtomicBool::new(false),
             sends_apart: AtomicBool::new(false),
             tick: OnceLock::new(),
+            spinning: Spinning::default(),
             origin: Instant::now(),
         };
         if let Some(tick) = tick {
