@@ -184,7 +184,7 @@ mod tests {
     fn nobody_sends_to_a_peer_that_has_gone() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let link = Arc::new(Link::apart(ours.into(), Limits::default()));
-        link.send(Channel::Main, &vec![0; 4 << 20], &[]).unwrap();
+        link.send(Channel::Main, &mut vec![0; 4 << 20], &[]).unwrap();
         drop(theirs);
         link.close(Closed::Disconnected);
         assert!(link.has_unsent());

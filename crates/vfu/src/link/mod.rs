@@ -331,14 +331,23 @@ impl Link {
         self.nudge();
     }
 
-    /// Sends one whole message; what does not go at once is sent while somebody waits.
+    /// Sends one whole message, which is a [draft](with_draft); what does not go at once is sent while
+    /// somebody waits.
     pub(crate) fn send(
         &self,
         channel: Channel,
-        message: &[u8],
+        draft: &mut Vec<u8>,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Closed> {
-        self.send_from(self.outbox(channel), channel, [message, &[]], fds)
+        self.send_from(self.outbox(channel), channel, draft, &[], fds)
+    }
+
+    /// Sends a message that is a header and nothing else.
+    pub(crate) fn send_header(&self, channel: Channel, header: &Header) -> Result<(), Closed> {
+        with_draft(|draft| {
+            header.emit_into(draft);
+            self.send(channel, draft, &[])
+        })
     }
 
     /// The channel for our requests.
@@ -357,10 +366,11 @@ impl Link {
         &self,
         mut outbox: MutexGuard<'_, Outbox>,
         channel: Channel,
-        parts: [&[u8]; 2],
+        draft: &mut Vec<u8>,
+        data: &[u8],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Closed> {
-        let sent = outbox.send(self.socket(channel), parts, fds);
+        let sent = outbox.send(self.socket(channel), draft, data, fds);
         self.unsent[channel as usize].store(outbox.len(), Ordering::Release);
         drop(outbox);
         sent.map_err(|e| self.close(lost(e)))

@@ -84,7 +84,7 @@ impl Link {
         });
         let came = !matches!(result, Ok(false));
         let mut state = self.lock();
-        self.put_back(&mut state, reading, result.map(drop));
+        self.put_back(&mut state, reading, result);
         state.blind -= usize::from(blind);
         if state.session.queued() > 0 {
             self.wake_loop();
@@ -200,13 +200,20 @@ impl Link {
     }
 
     /// Gives the part of the reader back; others may want it, or what was read for them.
-    pub(super) fn put_back(&self, state: &mut State, reading: Reading, result: Result<(), Closed>) {
+    pub(super) fn put_back(
+        &self,
+        state: &mut State,
+        reading: Reading,
+        result: Result<bool, Closed>,
+    ) {
         for (home, framer) in state.framers.iter_mut().zip(reading.framers) {
             if framer.is_some() {
                 *home = framer;
             }
         }
-        self.pump(state);
+        if !matches!(result, Ok(false)) {
+            self.pump(state);
+        }
         if let Err(why) = result {
             debug!(%why, "session ends");
             state.session.close(why);

@@ -135,15 +135,12 @@ impl Link {
         drop(state);
         let header = Header::command(ticket.id(), command, draft.len() - HEADER_SIZE + data.len());
         header.emit_into(draft);
-        let parts = match data.len() {
-            0..=SMALL => {
-                draft.extend_from_slice(data);
-                [&draft[..], &[]]
-            }
-            _ => [&draft[..], data],
-        };
+        if data.len() <= SMALL {
+            draft.extend_from_slice(data);
+        }
+        let data = if data.len() > SMALL { data } else { &[] };
         // If it can't be sent the session is closed, and that is the outcome.
-        let _closed = self.send_from(outbox, ticket.channel(), parts, fds);
+        let _closed = self.send_from(outbox, ticket.channel(), draft, data, fds);
         Ok(Some(ticket))
     }
 
@@ -298,7 +295,7 @@ impl Link {
     }
 
     /// Sends a command that wants no reply; it is a [draft](super::with_draft).
-    pub(crate) fn post(&self, command: Command, draft: &mut [u8]) -> Result<(), RequestError> {
+    pub(crate) fn post(&self, command: Command, draft: &mut Vec<u8>) -> Result<(), RequestError> {
         let started = self.wait(Sight::Sees, On::Replies, |session| {
             let channel = session.request_channel();
             let room = self.unsent(channel) <= session.limits().unsent_bytes;

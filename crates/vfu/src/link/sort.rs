@@ -35,7 +35,7 @@ impl Link {
             let refusals = std::mem::take(&mut state.refusals);
             self.release(state);
             for (channel, header) in refusals {
-                let _closed = self.send(channel, &header.emit(), &[]);
+                let _closed = self.send_header(channel, &header);
             }
             state = self.lock();
         }

@@ -135,7 +135,7 @@ impl Link {
             // It does not wait, so the state can stay ours.
             let result = self.receive(&mut reading, [true; 2], false);
             let came = !matches!(result, Ok(false));
-            self.put_back(&mut state, reading, result.map(drop));
+            self.put_back(&mut state, reading, result);
             state = self.deliver(state);
             if came || !self.has_twin() {
                 return (state, came);

@@ -98,15 +98,21 @@ impl<D: Device> Server<D> {
         let mut next = link.receive_command(executor.is_paused(link));
         let (mut executed, mut done) = (0, None);
         loop {
-            if link.take_kick() {
+            let settles = link.take_kick();
+            if settles {
                 executor.settle(device, link);
             }
-            if next.is_none() && !executor.is_paused(link) {
+            match next.take() {
+                Some(command) => {
+                    done = executor.execute(device, link, command);
+                    executed += 1;
+                }
+                None if settles => {}
+                None => break,
+            }
+            if !executor.is_paused(link) {
                 next = link.try_next_command(done.take());
             }
-            let Some(command) = next.take() else { break };
-            done = executor.execute(device, link, command);
-            executed += 1;
         }
         if done.is_some() {
             link.recycle(done);

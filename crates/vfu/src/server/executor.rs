@@ -218,7 +218,7 @@ impl Executor {
 impl Call<'_> {
     /// Sends the reply whose payload is in `out`, behind room for the header; nothing if none is
     /// wanted.
-    pub(super) fn reply(&self, out: &mut [u8], fds: &[BorrowedFd<'_>]) -> Result<(), Closed> {
+    pub(super) fn reply(&self, out: &mut Vec<u8>, fds: &[BorrowedFd<'_>]) -> Result<(), Closed> {
         if self.header.wants_no_reply() {
             return Ok(());
         }
@@ -232,8 +232,7 @@ impl Call<'_> {
         if self.header.wants_no_reply() {
             return Ok(());
         }
-        let bytes = self.header.error_reply(errno).emit();
-        self.link.send(Channel::Main, &bytes, &[])
+        self.link.send_header(Channel::Main, &self.header.error_reply(errno))
     }
 }
 

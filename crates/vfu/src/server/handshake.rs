@@ -85,8 +85,7 @@ pub(crate) fn answer(link: &Link, offer: &Offer, first: &Message) -> Result<Agre
     let header = *first.header();
     let refuse = |why: &'static str| {
         if !header.wants_no_reply() {
-            let bytes = header.error_reply(Errno::EINVAL).emit();
-            let _closed = link.send(Channel::Main, &bytes, &[]);
+            let _closed = link.send_header(Channel::Main, &header.error_reply(Errno::EINVAL));
         }
         debug!(why, "VERSION refused");
         link.close(Closed::Protocol(why))
