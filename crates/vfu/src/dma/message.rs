@@ -159,6 +159,7 @@ impl Pipeline {
                     link.try_request(Command::DmaRead, draft, &[], &[], about, &clock)
                 }
                 Buffer::Write(from) => {
+                    self.shared.writes();
                     DmaWriteRequest::emit_head(address, count, draft);
                     link.try_request(Command::DmaWrite, draft, &from[range], &[], about, &clock)
                 }

@@ -100,8 +100,6 @@ pub(crate) struct Link {
     /// Answers that handlers will give later.
     open_answers: AtomicUsize,
     max_open_answers: usize,
-    /// A DMA_WRITE has been sent, some time.
-    has_written: AtomicBool,
     /// A signal came while a thread waited, if the sockets tell of that.
     interrupted: AtomicBool,
     /// Nothing is read ahead of the message that is due.
@@ -219,7 +217,6 @@ impl Link {
             kicked: AtomicBool::new(false),
             open_answers: AtomicUsize::new(0),
             max_open_answers,
-            has_written: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
             exact: AtomicBool::new(false),
             read_ahead: AtomicUsize::new(usize::MAX),

@@ -10,7 +10,6 @@ use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
 use super::wait::{On, Sight};
 use super::{Clock, Link, Message, Waited};
-use crate::sync::atomic::Ordering;
 
 /// Data is put behind the draft of a request up to this length, in bytes: the kernel has less to look at.
 const SMALL: usize = 128;
@@ -115,9 +114,6 @@ impl Link {
         about: About<'_>,
         clock: &Clock<'_>,
     ) -> Result<Option<Ticket>, RequestError> {
-        if command == Command::DmaWrite {
-            self.has_written.store(true, Ordering::SeqCst);
-        }
         // Who gives requests up and then says so to the peer, as an unmap does, says it behind those
         // that were sent: the outbox is ours before the request is there to be given up.
         let outbox = self.outbox(self.request_channel());
@@ -227,11 +223,6 @@ impl Link {
         self.become_attended(&mut state);
         self.attend(state);
         true
-    }
-
-    /// Whether any DMA_WRITE was ever sent.
-    pub(crate) fn has_written(&self) -> bool {
-        self.has_written.load(Ordering::SeqCst)
     }
 
     /// Has a waker woken when all DMA_WRITEs sent by now have ended. False: none is under way.

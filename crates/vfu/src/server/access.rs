@@ -74,7 +74,8 @@ impl Executor {
         }
         trace!(region, offset, ?data, "read");
         // The driver must not see the register before the memory that was written ahead of it.
-        if Held::behind_writes(call, out) { Ok(Outcome::Later) } else { Ok(Outcome::Reply) }
+        let waits = self.shared.has_written() == Some(true) && Held::behind_writes(call, out);
+        Ok(if waits { Outcome::Later } else { Outcome::Reply })
     }
 
     pub(super) fn region_write<D: Device + ?Sized>(
