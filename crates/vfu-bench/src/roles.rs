@@ -183,11 +183,21 @@ impl Process {
 
     /// The CPU time that it has used, in nanoseconds. Exact while it sleeps.
     pub(crate) fn cpu(&self) -> anyhow::Result<u64> {
-        let path = format!("/proc/{}/schedstat", self.child.id());
-        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        let first = text.split(' ').next().and_then(|first| first.parse().ok());
-        first.ok_or_else(|| anyhow!("{path} has no time in it"))
+        cpu_of(self.child.id())
     }
+}
+
+/// The CPU time that the threads of a process have used, in nanoseconds. Exact while they sleep.
+pub(crate) fn cpu_of(process: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{process}/task");
+    let mut sum = 0;
+    for thread in std::fs::read_dir(&path).with_context(|| path.clone())? {
+        let path = thread?.path().join("schedstat");
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let first = text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
+        sum += first.ok_or_else(|| anyhow!("{} has no time in it", path.display()))?;
+    }
+    Ok(sum)
 }
 
 impl Drop for Process {
