@@ -8,14 +8,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::write;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
-use vfu::Server;
 use vfu::client::{Client, DmaMemory, Memory, READ_WRITE};
 use vfu::wire::Errno;
+use vfu::{Server, Spin};
 
 use crate::rows::device::{Plain, pci};
 
@@ -39,7 +40,10 @@ fn play(role: &str) -> anyhow::Result<()> {
     let socket: OwnedFd = stdin().as_fd().try_clone_to_owned()?;
     let words: Vec<&str> = role.split(' ').collect();
     match words[..] {
-        ["server"] => Ok(Server::builder(pci()).fd(socket)?.run(|_| Plain::new())?),
+        ["server", spin] => {
+            let spin = if spin == "spin" { SPIN } else { Spin::Off };
+            Ok(Server::builder(pci()).spin(spin).fd(socket)?.run(|_| Plain::new())?)
+        }
         ["client", twin] => client(socket, twin == "twin"),
         ["footprint"] => footprint(socket.into()),
         ["raw", request, reply] => raw(socket.into(), request.parse()?, reply.parse()?),
@@ -76,6 +80,10 @@ fn raw_fd(socket: OwnedFd, request: usize, reply: usize) -> anyhow::Result<()> {
     }
 }
 
+/// How a process of ours spins, if it does: told where to run, it does not find out by itself that the
+/// other end is elsewhere.
+pub(crate) const SPIN: Spin = Spin::AtMost(Duration::from_micros(50));
+
 /// Our client, whose memory is reached by messages, until its server leaves.
 fn client(socket: OwnedFd, twin: bool) -> anyhow::Result<()> {
     let client = Client::builder().twin_socket(twin).connect_fd(socket)?;
@@ -111,8 +119,9 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts one that serves the bench's device; gives the client's end.
-    pub(crate) fn server() -> anyhow::Result<(Process, OwnedFd)> {
-        let (process, socket) = Process::start("server")?;
+    pub(crate) fn server(spin: Spin) -> anyhow::Result<(Process, OwnedFd)> {
+        let role = if spin == Spin::Off { "server sleep" } else { "server spin" };
+        let (process, socket) = Process::start(role)?;
         Ok((process, socket.into()))
     }
 

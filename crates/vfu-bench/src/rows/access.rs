@@ -1,5 +1,6 @@
 //! Registers and regions.
 
+use vfu::Spin;
 use vfu::client::Client;
 
 use super::device::{MEMORY, MEMORY_BAR, REGISTER_BAR};
@@ -151,7 +152,7 @@ struct Ends {
 }
 
 fn start(kind: Kind, size: usize) -> anyhow::Result<Ends> {
-    let (server, socket) = Process::server()?;
+    let (server, socket) = Process::server(Spin::Off)?;
     let client = Client::builder().connect_fd(socket)?;
     let (request, reply) = kind.lengths(size);
     let (echo, socket) = Process::raw(request, reply)?;

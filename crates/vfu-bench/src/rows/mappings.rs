@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use vfu::Spin;
 use vfu::client::{Client, Memory, READ_WRITE};
 use vfu_testkit::SharedRam;
 
@@ -49,7 +50,7 @@ struct Ends {
 }
 
 fn start() -> anyhow::Result<Ends> {
-    let (server, socket) = Process::server()?;
+    let (server, socket) = Process::server(Spin::Off)?;
     let client = Client::builder().connect_fd(socket)?;
     let ram = SharedRam::new(RAM, 4 * PAGE)?;
     client.dma_map(RAM, PAGE, READ_WRITE, Memory::File(ram.as_fd(), 0))?;

@@ -11,6 +11,7 @@ mod inprocess;
 mod mappings;
 mod messages;
 mod raw;
+mod spinning;
 mod translation;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use crate::row::{Counted, Row};
 /// All rows that measure our own server.
 pub fn all() -> Vec<Row> {
     let mut rows = access::rows();
+    rows.extend(spinning::rows());
     rows.extend(messages::rows());
     rows.extend(direct::rows());
     rows.extend(translation::rows());
