@@ -82,6 +82,9 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getcpu,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
+    // children that were there before
+    libc::SYS_wait4,
+    libc::SYS_waitid,
     // signals to itself; tgkill is below
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
