@@ -67,6 +67,13 @@ pub(super) fn rows() -> Vec<Row> {
             let row =
                 Row::new(group, name, about, limit, move |effort| server_cpu(effort, kind, size));
             rows.push(row.at_most(1.10));
+            rows.push(Row::new(
+                group,
+                format!("{verb}-{what}-one-cpu").replace(' ', ""),
+                format!("{verb} {what} of a region, two processes on one CPU"),
+                "two processes that exchange messages of the same sizes",
+                move |effort| round_trip(effort, Place::OneCpu, kind, size),
+            ));
         }
     }
     rows
@@ -155,7 +162,7 @@ fn start(kind: Kind, size: usize) -> anyhow::Result<Ends> {
     let (server, socket) = Process::server(Spin::Off)?;
     let client = Client::builder().connect_fd(socket)?;
     let (request, reply) = kind.lengths(size);
-    let (echo, socket) = Process::raw(request, reply)?;
+    let (echo, socket) = Process::raw(request, reply, 1)?;
     let bare = Asker::new(socket, request, reply);
     Ok(Ends { server, client, echo, bare, data: vec![0; size] })
 }
