@@ -4,13 +4,13 @@
 //!
 //! listens at FOLDER/socket. A write of n to offset 0 of BAR 0 makes it try number n of the table; a read gives what came of it.
 
-use std::io;
 use std::path::PathBuf;
 
 use vfu::{Access, Bar, Device, Fault, Pci, Server};
 
 #[path = "../tests/tries/table.rs"]
 mod table;
+
 /// A write of n to BAR 0 tries number n; a read gives what came of it: 0, or an error number.
 struct Intruder {
     folder: PathBuf,
