@@ -9,7 +9,7 @@ use vfu::wire::{Command, DeviceState, DmaReadRequest, Errno, Request, WriteEntry
 use vfu_testkit::{KitError, MessageRam, SharedRam, command, within};
 
 use crate::alone::alone;
-use crate::server::{Hostile, hasty, patient, truth};
+use crate::server::{Hostile, hasty_client, truth};
 
 const BASE: u64 = 0x10_0000;
 const SIZE: u64 = 0x10_0000;
@@ -169,12 +169,23 @@ fn s11_dma_unmap_replies() {
 fn s11_dma_unmap_that_fails() {
     alone!(|| {
         for silent in [false, true] {
-            let server = Hostile::lying_about(Command::DmaUnmap, move |peer, request| {
-                if silent { Ok(()) } else { peer.send(&request.refusal(Errno::EBUSY)) }
-            });
-            let client = if silent { hasty() } else { patient() }.connect(server.path()).unwrap();
+            let make = || {
+                Hostile::lying_about(Command::DmaUnmap, move |peer, request| {
+                    if silent { Ok(()) } else { peer.send(&request.refusal(Errno::EBUSY)) }
+                })
+            };
+            let (server, client) = if silent {
+                hasty_client(make)
+            } else {
+                let server = make();
+                let client = server.connect();
+                (server, client)
+            };
             let ram = Arc::new(MessageRam::new(BASE, SIZE as usize));
-            client.dma_map(BASE, SIZE, READ_WRITE, Memory::Messages(ram.clone())).unwrap();
+            while let Err(e) = client.dma_map(BASE, SIZE, READ_WRITE, Memory::Messages(ram.clone()))
+            {
+                assert!(matches!(e, ClientError::TimedOut(_)), "{e}");
+            }
             match client.dma_unmap(BASE, SIZE) {
                 Err(ClientError::Refused { errno: Errno::EBUSY, .. }) if !silent => {}
                 Err(ClientError::TimedOut(Command::DmaUnmap)) if silent => {}

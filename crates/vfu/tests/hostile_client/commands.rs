@@ -12,7 +12,7 @@ use vfu::wire::{Command, DmaMapFlags, DmaReadRequest, DmaWriteRequest, Errno, Re
 use vfu_testkit::{KitError, MessageRam, RawPeer, SharedRam, command, message, posted, within};
 
 use crate::alone::{alone, peak};
-use crate::server::{Hostile, patient, truth};
+use crate::server::{Hostile, hasty, patient, truth};
 
 const BASE: u64 = 0x10_0000;
 const PAGE: u64 = 0x1000;
@@ -295,7 +295,8 @@ fn s03_commands_before_the_version_reply() {
                 while peer.recv().is_ok() {}
                 Ok(())
             });
-            let connected = crate::server::hasty().twin_socket(twin).connect(server.path());
+            let builder = if times == 1 { patient() } else { hasty() };
+            let connected = builder.twin_socket(twin).connect(server.path());
             match (times, connected) {
                 (1, Err(ClientError::Handshake(why))) => assert!(why.contains("before"), "{why}"),
                 (10_000, Err(ClientError::TimedOut(Command::Version))) => {}

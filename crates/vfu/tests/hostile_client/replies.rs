@@ -1,14 +1,12 @@
 //! S4, S5: replies that are none, or that do not come.
 
-use std::time::Duration;
-
 use vfu::Client;
-use vfu::client::{ClientError, Memory, READ_WRITE};
+use vfu::client::ClientError;
 use vfu::wire::{Command, Errno};
 use vfu_testkit::{KitError, RawMessage, RawPeer, message, within};
 
 use crate::alone::alone;
-use crate::server::{CALLS, Hostile, hasty, patient, truth};
+use crate::server::{CALLS, Hostile, hasty_client, truth};
 
 /// What makes a lie of the bytes of a reply.
 type Change = fn(&mut Vec<u8>);
@@ -232,10 +230,11 @@ fn s04_replies_in_pieces() {
 fn s04_a_reply_that_stalls() {
     alone!(|| {
         for part in [1, 15, 16, 17, 39] {
-            let server = Hostile::lying_about(Command::RegionRead, move |peer, request| {
-                peer.send(&changed(request, |reply| reply.truncate(part)))
+            let (_server, client) = hasty_client(|| {
+                Hostile::lying_about(Command::RegionRead, move |peer, request| {
+                    peer.send(&changed(request, |reply| reply.truncate(part)))
+                })
             });
-            let client = hasty().connect(server.path()).unwrap();
             match read(&client) {
                 Err(ClientError::TimedOut(Command::RegionRead)) => {}
                 Err(ClientError::Closed(why)) => assert!(why.to_string().contains("unfinished")),
@@ -256,25 +255,22 @@ fn s04_a_reply_that_stalls() {
 }
 
 /// For each call: the server answers the others, and plays this to that one.
-fn each_call(
-    play: Play,
-    patience: Option<Duration>,
-    check: impl Fn(Command, Result<(), ClientError>, &Client),
-) {
+fn each_call(play: Play, soon: bool, check: impl Fn(Command, Result<(), ClientError>, &Client)) {
     for (command, call) in CALLS {
-        let mut played = false;
-        let server = Hostile::lying_about(command, move |peer, request| {
-            if std::mem::replace(&mut played, true) {
-                honest(peer, request)
-            } else {
-                play(peer, request)
-            }
-        });
-        let builder = if patience.is_some() { hasty() } else { patient() };
-        let client = builder.connect(server.path()).unwrap();
-        if command == Command::DmaUnmap {
-            client.dma_map(0x1000, 0x1000, READ_WRITE, Memory::Nothing).unwrap();
-        }
+        let make = || {
+            let mut played = false;
+            Hostile::lying_about(command, move |peer, request| {
+                let again = std::mem::replace(&mut played, true);
+                if again { honest(peer, request) } else { play(peer, request) }
+            })
+        };
+        let (_server, client) = if soon {
+            hasty_client(make)
+        } else {
+            let server = make();
+            let client = server.connect();
+            (server, client)
+        };
         check(command, called(&client, call), &client);
     }
 }
@@ -285,26 +281,27 @@ fn s05_no_reply_and_late_replies() {
         // Nothing comes: the call ends, and the session goes on.
         each_call(
             |_, _| Ok(()),
-            Some(Duration::ZERO),
-            |command, said, client| {
-                assert!(matches!(said, Err(ClientError::TimedOut(c)) if c == command), "{said:?}");
-                assert!(said.unwrap_err().to_string().contains(command.name()));
+            true,
+            |_, said, client| {
+                let Err(e @ ClientError::TimedOut(command)) = said else { panic!("{said:?}") };
+                assert!(e.to_string().contains(command.name()));
                 assert!(client.closed().is_none());
             },
         );
         for (command, call) in CALLS {
             // It comes in front of the next one.
-            let (mut asked, mut owed) = (false, Vec::new());
-            let server = Hostile::session(move |peer, request| {
-                let is_it = request.header.command == command.as_u16();
-                if is_it && !std::mem::replace(&mut asked, true) {
-                    owed = request.reply(&truth(request));
-                    return Ok(());
-                }
-                peer.send(&std::mem::take(&mut owed))?;
-                honest(peer, request)
+            let (_server, client) = hasty_client(|| {
+                let (mut asked, mut owed) = (false, Vec::new());
+                Hostile::session(move |peer, request| {
+                    let is_it = request.header.command == command.as_u16();
+                    if is_it && !std::mem::replace(&mut asked, true) {
+                        owed = request.reply(&truth(request));
+                        return Ok(());
+                    }
+                    peer.send(&std::mem::take(&mut owed))?;
+                    honest(peer, request)
+                })
             });
-            let client = hasty().connect(server.path()).unwrap();
             let said = called(&client, call);
             assert!(matches!(said, Err(ClientError::TimedOut(_))), "{command:?}: {said:?}");
             // On a slow machine others may be late, too.
@@ -340,7 +337,7 @@ fn s05_the_end_instead_of_a_reply() {
             },
         ];
         for (number, end) in ends.into_iter().enumerate() {
-            each_call(end, None, |command, said, client| {
+            each_call(end, false, |command, said, client| {
                 // A reply that is a header is whole with it.
                 let whole = number == 2 && said.is_ok();
                 let closed = matches!(said, Err(ClientError::Closed(_)));

@@ -126,6 +126,18 @@ pub(crate) fn hasty() -> ClientBuilder {
     Client::builder().limits(limits).twin_socket(false)
 }
 
+/// A hasty client of a server. On a slow machine even VERSION may be late: then of another one.
+pub(crate) fn hasty_client(make: impl Fn() -> Hostile) -> (Hostile, Client) {
+    loop {
+        let server = make();
+        match hasty().connect(server.path()) {
+            Ok(client) => return (server, client),
+            Err(ClientError::TimedOut(Command::Version)) => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
 /// An honest answer.
 pub(crate) fn truth(request: &RawMessage) -> Vec<u8> {
     let command = Command::from_u16(request.header.command).unwrap();
