@@ -278,7 +278,7 @@ impl Link {
     pub(crate) fn outcome_or_command(&self, ticket: Ticket, clock: &Clock<'_>) -> Waited {
         let (sight, on) = (Sight::MayBeBlind, On::Replies);
         let waited =
-            self.wait_on(self.lock(), clock, sight, on, |session| match session.begin_command() {
+            self.wait_on(self.lock(), clock, sight, on, |session| match self.begin(session) {
                 Some(command) => Some(Waited::Command(command)),
                 None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
             });
@@ -304,7 +304,7 @@ impl Link {
         if !self.has_unsent() {
             return None;
         }
-        let waited = self.wait(Sight::Sees, On::Replies, |session| match session.begin_command() {
+        let waited = self.wait(Sight::Sees, On::Replies, |session| match self.begin(session) {
             None if self.has_unsent() => None,
             command => Some(command),
         });
