@@ -320,7 +320,10 @@ impl Client {
         let ticket = ticket.map_err(failed)?;
         loop {
             match inner.link.outcome_or_command(ticket, &clock) {
-                Waited::Command(command) => self.serve(command),
+                Waited::Command(command) => {
+                    self.serve(command);
+                    clock.turn();
+                }
                 Waited::Outcome(outcome) => {
                     let reply = outcome.map_err(failed)?;
                     inner.posted.executed(mark);

@@ -33,7 +33,7 @@ impl Clock<'_> {
 
     /// The next turn begins.
     #[inline]
-    pub(super) fn turn(&self) {
+    pub(crate) fn turn(&self) {
         self.seen.set(None);
     }
 }
