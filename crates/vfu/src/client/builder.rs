@@ -11,6 +11,7 @@ use vfu_proto::wire::Capabilities;
 use super::memory::Maps;
 use super::posted::PostedWrites;
 use super::{Client, ClientError, Inner, handshake};
+use crate::dma::MemoryPolicy;
 use crate::link::Link;
 use crate::transport::connect_to;
 
@@ -21,6 +22,7 @@ pub struct ClientBuilder {
     pub(super) twin_socket: bool,
     pub(super) max_transfer: u64,
     pub(super) capabilities: Option<Capabilities>,
+    pub(super) memory: MemoryPolicy,
 }
 
 impl Default for ClientBuilder {
@@ -34,6 +36,7 @@ impl Default for ClientBuilder {
             twin_socket: true,
             max_transfer: 1 << 20,
             capabilities: None,
+            memory: MemoryPolicy::default(),
         }
     }
 }
@@ -60,6 +63,13 @@ impl ClientBuilder {
     /// The most data that a message may carry, in bytes. Default: 1 MiB.
     pub fn max_transfer(mut self, bytes: u64) -> Self {
         self.max_transfer = bytes;
+        self
+    }
+
+    /// What is done about a server that shares a region's memory and takes its pages away, for
+    /// [`Client::map_region`]. Default: [`MemoryPolicy::Guarded`].
+    pub fn memory_policy(mut self, policy: MemoryPolicy) -> Self {
+        self.memory = policy;
         self
     }
 
@@ -91,6 +101,7 @@ impl ClientBuilder {
             posted: PostedWrites::default(),
             server: agreed.server,
             max_transfer: agreed.max_transfer,
+            memory: self.memory,
             version: agreed.version,
         };
         Ok(Client { inner: Arc::new(inner) })

@@ -13,6 +13,7 @@ use super::regions::{Asked, Region, Regions, ShareError, Shareable};
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
+use crate::dma::MemoryPolicy;
 use crate::doorbell::{Doorbell, IoEventFd};
 use crate::handle::Handle;
 use crate::irq::{Coalescing, Irqs};
@@ -43,6 +44,7 @@ pub(crate) struct Settings {
     pub(crate) max_dma_maps: u32,
     pub(crate) twin_socket: bool,
     pub(crate) incoming: bool,
+    pub(crate) memory: MemoryPolicy,
 }
 
 /// Describes a server. See [`Server::builder`].
@@ -65,6 +67,7 @@ impl Builder {
                 max_dma_maps: 65535,
                 twin_socket: true,
                 incoming: false,
+                memory: MemoryPolicy::default(),
             },
             regions: Asked::default(),
             bus_master_gate: true,
@@ -88,6 +91,13 @@ impl Builder {
     /// that QEMU accepts.
     pub fn max_dma_maps(mut self, maps: u32) -> Self {
         self.settings.max_dma_maps = maps;
+        self
+    }
+
+    /// What is done about a client that gives memory by file descriptor and takes its pages away.
+    /// Default: [`MemoryPolicy::Guarded`].
+    pub fn memory_policy(mut self, policy: MemoryPolicy) -> Self {
+        self.settings.memory = policy;
         self
     }
 
@@ -190,6 +200,7 @@ impl Builder {
             irqs,
             self.bus_master_gate,
             self.settings.limits.handler_timeout,
+            self.settings.memory,
             regions.clone(),
         ));
         let executor = Arc::new(Executor::new(shared.clone(), regions, &self.settings));
