@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use tracing::info;
 use vfu::server::{Bound, BuildError, Stopper};
-use vfu::{Limits, MemoryPolicy};
+use vfu::{Limits, MemoryPolicy, Spin};
 use vfu_devices::{Model, Options};
 
 use crate::exit::Exit;
@@ -92,6 +92,16 @@ pub(crate) struct Args {
     #[arg(long)]
     no_twin: bool,
 
+    /// Look for the client's next command for a short time before sleeping: auto, off, or at most so
+    /// many microseconds
+    ///
+    /// It halves the time of an access or more where client and server run on CPUs of their own, and
+    /// takes CPU time, with which a guest could do better if there is not enough. The time adapts
+    /// itself: an idle device does not look. `auto` is 50, and off where the command may use one CPU
+    /// only; the most is 100.
+    #[arg(long, value_name = "HOW", default_value = "off", value_parser = parse_spin)]
+    spin: Spin,
+
     /// How long a client may take to answer a DMA message, in seconds; 0: for ever
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_timeout)]
     #[arg(allow_negative_numbers = true)]
@@ -152,6 +162,17 @@ fn parse_timeout(text: &str) -> Result<Timeout, String> {
     Ok(Timeout(Some(timeout).filter(|t| !t.is_zero())))
 }
 
+fn parse_spin(text: &str) -> Result<Spin, String> {
+    match (text, text.parse()) {
+        ("off", _) => Ok(Spin::Off),
+        ("auto", _) => Ok(Spin::Auto),
+        (_, Ok(us)) if (1..=Spin::MOST.as_micros()).contains(&u128::from(us)) => {
+            Ok(Spin::AtMost(Duration::from_micros(us)))
+        }
+        _ => Err(format!("give auto, off, or 1 to {} microseconds", Spin::MOST.as_micros())),
+    }
+}
+
 /// A number, decimal or hexadecimal with `0x`.
 fn parse_u64(text: &str) -> Result<u64, String> {
     let parsed = match text.strip_prefix("0x") {
@@ -199,9 +220,8 @@ fn list() -> anyhow::Result<ExitCode> {
 /// Gets the socket, and says where it is.
 fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
     let limits = Limits { reply_timeout: args.timeout.0, ..Limits::default() };
-    let builder =
-        model.builder()?.limits(limits).twin_socket(!args.no_twin).incoming(args.incoming);
-    let builder = builder.memory_policy(args.memory);
+    let builder = model.builder()?.limits(limits).spin(args.spin).memory_policy(args.memory);
+    let builder = builder.twin_socket(!args.no_twin).incoming(args.incoming);
     let builder = match &args.rom {
         Some(file) => builder.rom(read_rom(file)?),
         None => builder,

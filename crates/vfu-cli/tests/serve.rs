@@ -137,6 +137,22 @@ fn completions_know_the_devices() {
 }
 
 #[test]
+fn it_spins_if_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    for spin in ["auto", "off", "1", "100"] {
+        let path = folder.path().join(spin);
+        let mut command = vfu();
+        let _serving = Serving::start(
+            command.args(["serve", "edu", "--spin", spin, "--socket-path"]).arg(&path),
+        );
+        let vmm = Vmm::connect(&path).unwrap();
+        for _ in 0..100 {
+            assert_eq!(vmm.read32(0, 0).unwrap(), 0x0100_00ed);
+        }
+    }
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     let unknown = vfu_with(&["serve", "edo", "--socket-path", "s"]);
     fails(&unknown, 2, &["'edo'", "possible values: bartest, dmatest, edu"]);
@@ -145,6 +161,10 @@ fn wrong_usage_ends_with_2() {
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--fd", "3"]), 2, &["cannot be used with"]);
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--timeout", "-1"]), 2, &["--timeout"]);
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--timeout=soon"]), 2, &["'soon'", "such as 2"]);
+    for spin in ["--spin=0", "--spin=101", "--spin=on"] {
+        let wrong = vfu_with(&["serve", "edu", "-s", "s", spin]);
+        fails(&wrong, 2, &["auto, off, or 1 to 100 microseconds"]);
+    }
     let mask = vfu_with(&["serve", "idio16", "-s", "s", "--dma-mask", "1"]);
     fails(&mask, 2, &["--dma-mask", "only edu"]);
     assert!(!Path::new("s").exists());

@@ -31,7 +31,7 @@ fn measure(effort: Effort, socket: &Path, size: usize) -> anyhow::Result<Measure
     let client = Client::builder().connect(socket);
     let client = client.with_context(|| format!("connecting to {}", socket.display()))?;
     let (request, reply) = (HEAD, HEAD + size);
-    let (_echo, near) = Process::raw(request, reply)?;
+    let (_echo, near) = Process::raw(request, reply, 1)?;
     let mut bare = Asker::new(near, request, reply);
     let mut data = vec![0; size];
     compare(

@@ -1,24 +1,22 @@
 //! DMA_MAP and DMA_UNMAP: a round trip each, with what the server does to reach the memory.
 
-use std::io::{IoSlice, Read};
-use std::mem::MaybeUninit;
+use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use vfu::Spin;
 use vfu::client::{Client, Memory, READ_WRITE};
 use vfu_testkit::SharedRam;
 
 use super::inprocess::{PAGE, RAM};
-use super::raw::{Asker, HEADER};
-use crate::measure::{Each, Effort, Undone, compare};
+use super::raw::{Asker, HEADER, send};
+use crate::measure::{Bursts, Each, Effort, compare};
 use crate::place::{Place, between};
 use crate::roles::Process;
 use crate::row::{Group, Measured, Row};
 
 /// The bytes of a DMA_MAP, and of a DMA_UNMAP or its reply.
-const MAP: usize = HEADER + 32;
-const UNMAP: usize = HEADER + 24;
+pub(super) const MAP: usize = HEADER + 32;
+pub(super) const UNMAP: usize = HEADER + 24;
 
 pub(super) fn rows() -> Vec<Row> {
     let limit = "two processes that exchange messages of the same sizes, and the descriptor";
@@ -49,7 +47,7 @@ struct Ends {
 }
 
 fn start() -> anyhow::Result<Ends> {
-    let (server, socket) = Process::server()?;
+    let (server, socket) = Process::server(Spin::Off)?;
     let client = Client::builder().connect_fd(socket)?;
     let ram = SharedRam::new(RAM, 4 * PAGE)?;
     client.dma_map(RAM, PAGE, READ_WRITE, Memory::File(ram.as_fd(), 0))?;
@@ -69,31 +67,24 @@ impl Ends {
 }
 
 fn map(effort: Effort) -> anyhow::Result<Measured> {
-    let far = || Ok((start()?, Process::raw_fd(MAP, HEADER)?));
+    let far = || Ok((start()?, Process::raw_fd(MAP, HEADER, 1)?));
     between(Place::OneCpu, far, |(ends, (_echo, socket))| {
-        let mut bare = Undone { step: || ask_with_fd(&socket, &ends.ram), undo: || Ok(()) };
-        let mut ours = Undone { step: || ends.map(), undo: || ends.unmap() };
+        let mut reply = [0; HEADER];
+        let mut bare = Each(|| {
+            send(&socket, &[0; MAP], Some(ends.ram.as_fd()))?;
+            Ok((&socket).read_exact(&mut reply)?)
+        });
+        let mut ours = Bursts { count: 1, step: || ends.map(), undo: || ends.unmap() };
         compare(effort, &mut bare, &mut ours)
     })
 }
 
 fn unmap(effort: Effort) -> anyhow::Result<Measured> {
-    let far = || Ok((start()?, Process::raw(UNMAP, UNMAP)?));
+    let far = || Ok((start()?, Process::raw(UNMAP, UNMAP, 1)?));
     between(Place::OneCpu, far, |(ends, (_echo, socket))| {
         let mut bare = Asker::new(socket, UNMAP, UNMAP);
         ends.map()?;
-        let mut ours = Undone { step: || ends.unmap(), undo: || ends.map() };
+        let mut ours = Bursts { count: 1, step: || ends.unmap(), undo: || ends.map() };
         compare(effort, &mut Each(|| bare.ask()), &mut ours)
     })
-}
-
-fn ask_with_fd(socket: &UnixStream, ram: &SharedRam) -> anyhow::Result<()> {
-    let fds = [ram.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(socket, &[IoSlice::new(&[0; MAP])], &mut control, SendFlags::empty())?;
-    let mut reply = [0; HEADER];
-    (&mut &*socket).read_exact(&mut reply)?;
-    Ok(())
 }

@@ -12,7 +12,7 @@ use super::memory::Maps;
 use super::posted::PostedWrites;
 use super::{Client, ClientError, Inner, handshake};
 use crate::dma::MemoryPolicy;
-use crate::link::Link;
+use crate::link::{Link, Spin};
 use crate::transport::connect_to;
 
 /// Settings of a connection; made by [`Client::builder`].
@@ -21,6 +21,7 @@ pub struct ClientBuilder {
     pub(super) limits: Limits,
     pub(super) twin_socket: bool,
     pub(super) max_transfer: u64,
+    pub(super) spin: Spin,
     pub(super) capabilities: Option<Capabilities>,
     pub(super) memory: MemoryPolicy,
 }
@@ -35,6 +36,7 @@ impl Default for ClientBuilder {
             },
             twin_socket: true,
             max_transfer: 1 << 20,
+            spin: Spin::Off,
             capabilities: None,
             memory: MemoryPolicy::default(),
         }
@@ -73,6 +75,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether a thread that waits for the server looks for its reply for a short time before it
+    /// sleeps. Default: no.
+    pub fn spin(mut self, spin: Spin) -> Self {
+        self.spin = spin;
+        self
+    }
+
     /// What to propose in VERSION, in place of what the settings above make.
     pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = Some(capabilities);
@@ -93,7 +102,8 @@ impl ClientBuilder {
     /// # Errors
     /// See [`ClientError`].
     pub fn connect_fd(self, socket: OwnedFd) -> Result<Client, ClientError> {
-        let link = Arc::new(Link::new(socket, Role::Client, self.limits.clone()));
+        let link = Link::new(socket, Role::Client, self.limits.clone());
+        let link = Arc::new(link.spinning(self.spin));
         let agreed = handshake::propose(&link, &self)?;
         let inner = Inner {
             link,

@@ -17,6 +17,7 @@ use crate::dma::MemoryPolicy;
 use crate::doorbell::{Doorbell, IoEventFd};
 use crate::handle::Handle;
 use crate::irq::{Coalescing, Irqs};
+use crate::link::Spin;
 use crate::pci::{ConfigSpace, Pci, PciError};
 use crate::reentrant::{Reentrant, SharedDevice};
 use crate::shared::Shared;
@@ -43,6 +44,7 @@ pub(crate) struct Settings {
     pub(crate) max_transfer: u64,
     pub(crate) max_dma_maps: u32,
     pub(crate) twin_socket: bool,
+    pub(crate) spin: Spin,
     pub(crate) incoming: bool,
     pub(crate) memory: MemoryPolicy,
 }
@@ -66,6 +68,7 @@ impl Builder {
                 max_transfer: 1 << 20,
                 max_dma_maps: 65535,
                 twin_socket: true,
+                spin: Spin::Off,
                 incoming: false,
                 memory: MemoryPolicy::default(),
             },
@@ -105,6 +108,13 @@ impl Builder {
     /// "twin_socket"). Default: yes.
     pub fn twin_socket(mut self, offer: bool) -> Self {
         self.settings.twin_socket = offer;
+        self
+    }
+
+    /// Whether [`Server::run`], when it waits for the client, looks for its next command for a short
+    /// time before it sleeps. So does a device that waits for DMA by message. Default: no.
+    pub fn spin(mut self, spin: Spin) -> Self {
+        self.settings.spin = spin;
         self
     }
 
