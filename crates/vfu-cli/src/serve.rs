@@ -21,6 +21,7 @@ use vfu_devices::{Model, Options};
 
 use crate::exit::Exit;
 use crate::fd::take_inherited;
+use crate::sandbox::Sandbox;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -101,6 +102,17 @@ pub(crate) struct Args {
     /// only; the most is 100.
     #[arg(long, value_name = "HOW", default_value = "off", value_parser = parse_spin)]
     spin: Spin,
+
+    /// Give up, once it listens, all that a server does not need
+    ///
+    /// Then the process, whatever a client or a bug makes of it, can open, make and remove no file, run
+    /// no program, connect to nothing, and make the system calls of a server only; the rest fail with
+    /// EPERM. What was opened before, and descriptors that clients send, are not narrowed. It takes
+    /// landlock (Linux 5.13, the whole of it 6.12) and seccomp, and no privileges. A second process
+    /// removes the socket at the end. `--sandbox` alone is `on`.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Sandbox::Auto)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    sandbox: Sandbox,
 
     /// How long a client may take to answer a DMA message, in seconds; 0: for ever
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_timeout)]
@@ -197,6 +209,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     // From here on a signal can't be missed.
     let signals = Signals::new([SIGTERM, SIGINT]).context("can't handle signals")?;
     let (bound, place) = bind(model, &args)?;
+    let _removes_the_socket = args.sandbox.enter(args.socket_path.as_deref())?;
     let mut server = model.serve(bound, &options)?;
     stop_by(signals, server.stopper())?;
     let (vendor, device) = model.ids();

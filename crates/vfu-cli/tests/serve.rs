@@ -7,6 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use vfu::client::{Client, ClientError};
@@ -434,4 +436,49 @@ fn a_policy_for_the_memory_of_clients() {
         assert_eq!(serving.end().0.code(), Some(0));
     }
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--memory", "x"]), 2, &["'x'", "copying, sealed"]);
+}
+
+/// How many seccomp filters the process has.
+fn filters(serving: &Serving) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")).unwrap();
+    line.trim().parse().unwrap()
+}
+
+#[test]
+fn it_enters_its_sandbox_unless_told_not_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let outside = Serving::start(vfu().args(["serve", "edu", "--sandbox=off", "-s"]).arg(&path));
+    let before = filters(&outside);
+    drop(outside);
+    assert_eq!(filters(&Serving::at("edu", &path)), before + 2);
+    let wrong = vfu_with(&["serve", "edu", "-s", "s", "--sandbox=maybe"]);
+    fails(&wrong, 2, &["'maybe'", "possible values: auto, on, off"]);
+}
+
+#[test]
+fn the_socket_of_a_sandbox_goes_even_if_the_server_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let serving = Serving::at("edu", &path);
+    serving.signal(Signal::KILL);
+    serving.end();
+    let never = Instant::now() + Duration::from_secs(60);
+    while path.exists() {
+        assert!(Instant::now() < never, "the socket is still there");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_socket_that_replaced_the_one_of_a_sandbox_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let serving = Serving::at("edu", &path);
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    serving.signal(Signal::TERM);
+    assert!(serving.end().0.success());
+    assert!(path.exists());
 }
