@@ -110,6 +110,7 @@ impl ClientBuilder {
             maps: Arc::new(Maps::default()),
             posted: PostedWrites::default(),
             server: agreed.server,
+            write_multiple: agreed.write_multiple,
             max_transfer: agreed.max_transfer,
             memory: self.memory,
             version: agreed.version,
