@@ -1,12 +1,20 @@
 use super::*;
 
+/// They are for ever, and so that nobody takes that for a leak, somebody knows of them for ever.
+fn slots() -> &'static Slots {
+    static KEPT: Mutex<Vec<&Slots>> = Mutex::new(Vec::new());
+    let slots = Box::leak(Box::default());
+    KEPT.lock().unwrap().push(slots);
+    slots
+}
+
 fn range(hold: &Hold) -> (usize, usize) {
     hold.range()
 }
 
 #[test]
 fn an_address_finds_the_range_that_it_is_in() {
-    let slots = Slots::default();
+    let slots = slots();
     assert!(slots.hold(0).is_none(), "there is none at all");
     let page = 0x1000;
     let claimed: Vec<_> = (1..200).map(|i| slots.claim(i * 0x10000, 2 * page, page)).collect();
@@ -25,7 +33,7 @@ fn an_address_finds_the_range_that_it_is_in() {
 
 #[test]
 fn the_end_of_all_addresses_is_no_trap() {
-    let slots = Slots::default();
+    let slots = slots();
     let last = usize::MAX - 0xfff;
     slots.claim(last, 0x1000, 0x1000);
     assert!(slots.hold(usize::MAX).is_some() && slots.hold(0).is_none());
@@ -33,7 +41,7 @@ fn the_end_of_all_addresses_is_no_trap() {
 
 #[test]
 fn slots_are_used_again_and_begin_anew() {
-    let slots = Slots::default();
+    let slots = slots();
     for round in 1..1000 {
         let slot = slots.claim(round * 0x1000, 0x1000, 0x1000);
         assert!(!slot.is_lost() && !slot.is_news());
@@ -49,7 +57,7 @@ fn slots_are_used_again_and_begin_anew() {
 
 #[test]
 fn what_goes_away_during_a_touch_is_an_error() {
-    let slots = Slots::default();
+    let slots = slots();
     let slot = slots.claim(0x1000, 0x1000, 0x1000);
     assert_eq!(slot.guard(|| slots.hold(0x1fff).unwrap().lose()), Err(Errno::FAULT));
 }
