@@ -34,7 +34,7 @@ mod chapters {
         Regions "regions.md"
         Testing "testing.md"
         Embedding "embedding.md"
-        Speed "speed.md"
+        Performance "performance.md"
         Peers "peers.md"
         Security "security.md"
         Limits "limits.md"
