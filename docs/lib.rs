@@ -33,6 +33,7 @@ mod chapters {
         ConfigurationSpace "configuration-space.md"
         Regions "regions.md"
         Testing "testing.md"
+        Fuzzing "fuzzing.md"
         Embedding "embedding.md"
         Performance "performance.md"
         Peers "peers.md"
