@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use rustix::fs::{FileType, SealFlags, Stat, fcntl_get_seals, fcntl_getfl, fstat};
 use rustix::io::{Errno as SysErrno, pread, pwrite};
 
+use super::addresses::Addresses;
 use super::mapping::{Mapping, Window};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,8 @@ const FEW: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     known: Mutex<Known>,
+    /// What all of them together may take to be mapped.
+    pub(crate) addresses: Arc<Addresses>,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +58,7 @@ pub(crate) struct Open {
     lasting: bool,
     /// The largest part of it that is mapped.
     largest: Mutex<Weak<Window>>,
+    addresses: Arc<Addresses>,
 }
 
 /// A file of the peer, and the piece of it that a region is.
@@ -75,7 +79,7 @@ impl Files {
         let stat = fstat(&fd)?;
         if !is_regular(&stat) {
             // Devices of one name need not be one thing.
-            return Ok(Arc::new(Open::new(fd, readable, writable)?));
+            return Ok(Arc::new(Open::new(fd, readable, writable, &self.addresses)?));
         }
         let flags = fcntl_getfl(&fd)?.bits();
         let key = Key { identity: identity(&stat), flags, readable, writable };
@@ -85,7 +89,7 @@ impl Files {
             open.length.store(length(&stat), Ordering::Relaxed);
             return Ok(open);
         }
-        let open = Arc::new(Open::new(fd, readable, writable)?);
+        let open = Arc::new(Open::new(fd, readable, writable, &self.addresses)?);
         if known.files.len() >= FEW.max(known.used.saturating_mul(2)) {
             known.files.retain(|_, open| open.strong_count() > 0);
             known.used = known.files.len();
@@ -96,14 +100,20 @@ impl Files {
 }
 
 impl Open {
-    fn new(fd: OwnedFd, readable: bool, writable: bool) -> Result<Open, SysErrno> {
+    fn new(
+        fd: OwnedFd,
+        readable: bool,
+        writable: bool,
+        addresses: &Arc<Addresses>,
+    ) -> Result<Open, SysErrno> {
         // The seal first: the peer might cut the file off and seal it between the two looks.
         let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         let stat = fstat(&fd)?;
         let lasting = sealed || length(&stat) == u64::MAX;
         let length = AtomicU64::new(length(&stat));
         let (identity, largest) = (identity(&stat), Mutex::new(Weak::new()));
-        Ok(Open { fd, identity, readable, writable, length, lasting, largest })
+        let addresses = addresses.clone();
+        Ok(Open { fd, identity, readable, writable, length, lasting, largest, addresses })
     }
 
     /// Maps a piece of it, or finds it mapped.
@@ -126,18 +136,19 @@ impl Open {
         let (fd, whole) = (self.fd.as_fd(), self.length.load(Ordering::Relaxed));
         let end = offset.checked_add(len).ok_or(SysErrno::INVAL)?;
         if end <= whole && whole <= WHOLE {
-            if let Some(window) = Window::of_all(fd, whole, self.readable, self.writable) {
+            let window = Window::of_all(fd, whole, self.readable, self.writable);
+            if let Some(window) = window.and_then(|window| window.count(&self.addresses).ok()) {
                 return Ok(window);
             }
         }
-        Window::new(fd, offset, len, self.readable, self.writable)
+        Window::new(fd, offset, len, self.readable, self.writable)?.count(&self.addresses)
     }
 }
 
 impl File {
     /// A file that nothing else is a piece of.
     pub(crate) fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
-        Ok(File::of(Arc::new(Open::new(fd, true, true)?), offset))
+        Ok(File::of(Arc::new(Open::new(fd, true, true, &Arc::default())?), offset))
     }
 
     /// The piece from `offset` on.

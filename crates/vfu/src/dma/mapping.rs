@@ -9,6 +9,7 @@ use rustix::fs::{FsWord, fstatfs};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::addresses::{Addresses, Taken};
 use super::copy;
 
 /// Memory that the peer shares with us: a piece of a window. Reached by copies only.
@@ -113,6 +114,8 @@ pub(super) struct Window {
     offset: u64,
     /// The size of its pages.
     page: usize,
+    /// What it counts for; held until it is gone.
+    taken: Option<Taken>,
 }
 
 // SAFETY: the pointer is to a mapping that lives as long as `self`; see `Mapping` for who uses it.
@@ -168,7 +171,13 @@ impl Window {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
         let base = unsafe { mmap(std::ptr::null_mut(), mapped, prot, flags, fd, offset) }?;
         let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
-        Ok(Window { base, mapped, offset, page: page as usize })
+        Ok(Window { base, mapped, offset, page: page as usize, taken: None })
+    }
+
+    /// Counts it as a part of what may be taken; it is gone if there is not so much left.
+    pub(super) fn count(mut self, addresses: &Arc<Addresses>) -> Result<Window, Errno> {
+        self.taken = Some(addresses.take(self.mapped as u64)?);
+        Ok(self)
     }
 
     /// How many bytes are mapped.

@@ -1,5 +1,6 @@
 //! The peer's memory, as the device reaches it.
 
+mod addresses;
 mod copy;
 pub(crate) mod dirty;
 mod file;

@@ -59,7 +59,10 @@ impl Region {
         let mode = map.access_mode(fd.is_some())?;
         let readable = map.flags.contains(DmaMapFlags::READ);
         let writable = map.flags.contains(DmaMapFlags::WRITE);
-        let system = |e: SysErrno| Errno::from_raw(e.raw_os_error());
+        let system = |e: SysErrno| match e {
+            SysErrno::OVERFLOW => Errno::EINVAL, // no file reaches so far
+            e => Errno::from_raw(e.raw_os_error()),
+        };
         let backing = match (mode, fd) {
             (AccessMode::Mmap, Some(fd)) => {
                 let open = files.open(fd, readable, writable).map_err(system)?;

@@ -1,0 +1,1 @@
+//! Which test is which row.
