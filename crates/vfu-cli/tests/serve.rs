@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use vfu::Client;
@@ -136,6 +138,22 @@ fn completions_know_the_devices() {
 }
 
 #[test]
+fn it_spins_if_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    for spin in ["auto", "off", "1", "100"] {
+        let path = folder.path().join(spin);
+        let mut command = vfu();
+        let _serving = Serving::start(
+            command.args(["serve", "edu", "--spin", spin, "--socket-path"]).arg(&path),
+        );
+        let vmm = Vmm::connect(&path).unwrap();
+        for _ in 0..100 {
+            assert_eq!(vmm.read32(0, 0).unwrap(), 0x0100_00ed);
+        }
+    }
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     let unknown = vfu_with(&["serve", "edo", "--socket-path", "s"]);
     fails(&unknown, 2, &["'edo'", "possible values: bartest, dmatest, edu"]);
@@ -144,6 +162,10 @@ fn wrong_usage_ends_with_2() {
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--fd", "3"]), 2, &["cannot be used with"]);
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--timeout", "-1"]), 2, &["--timeout"]);
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--timeout=soon"]), 2, &["'soon'", "such as 2"]);
+    for spin in ["--spin=0", "--spin=101", "--spin=on"] {
+        let wrong = vfu_with(&["serve", "edu", "-s", "s", spin]);
+        fails(&wrong, 2, &["auto, off, or 1 to 100 microseconds"]);
+    }
     let mask = vfu_with(&["serve", "idio16", "-s", "s", "--dma-mask", "1"]);
     fails(&mask, 2, &["--dma-mask", "only edu"]);
     assert!(!Path::new("s").exists());
@@ -370,4 +392,49 @@ fn what_a_driver_wanted_and_the_device_has_not_is_said_when_it_leaves() {
     ] {
         assert_eq!(rest.matches(line).count(), 1, "{rest}");
     }
+}
+
+/// How many seccomp filters the process has.
+fn filters(serving: &Serving) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")).unwrap();
+    line.trim().parse().unwrap()
+}
+
+#[test]
+fn it_enters_its_sandbox_unless_told_not_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let outside = Serving::start(vfu().args(["serve", "edu", "--sandbox=off", "-s"]).arg(&path));
+    let before = filters(&outside);
+    drop(outside);
+    assert_eq!(filters(&Serving::at("edu", &path)), before + 2);
+    let wrong = vfu_with(&["serve", "edu", "-s", "s", "--sandbox=maybe"]);
+    fails(&wrong, 2, &["'maybe'", "possible values: auto, on, off"]);
+}
+
+#[test]
+fn the_socket_of_a_sandbox_goes_even_if_the_server_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let serving = Serving::at("edu", &path);
+    serving.signal(Signal::KILL);
+    serving.end();
+    let never = Instant::now() + Duration::from_secs(60);
+    while path.exists() {
+        assert!(Instant::now() < never, "the socket is still there");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_socket_that_replaced_the_one_of_a_sandbox_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let serving = Serving::at("edu", &path);
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    serving.signal(Signal::TERM);
+    assert!(serving.end().0.success());
+    assert!(path.exists());
 }

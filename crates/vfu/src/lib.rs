@@ -71,6 +71,7 @@ pub use dma::{Dma, DmaError};
 pub use doorbell::{Doorbell, IoEventFd};
 pub use handle::Handle;
 pub use irq::{Coalescing, DeviceError, Intx, IrqError, IrqIndex, Notice, Vector};
+pub use link::Spin;
 pub use memory::SharedMemory;
 pub use pci::{Bar, Pci, Pin};
 pub use quiesce::{Quiesce, Quiescing};

@@ -299,15 +299,15 @@ fn the_end_of_the_session_ends_every_wait() {
         reads.iter().for_each(|_| drop(main.recv().unwrap()));
         drop(main);
         for read in reads {
-            assert!(matches!(read.end(), Err(ClientError::Closed)));
+            assert!(matches!(read.end(), Err(ClientError::Closed(_))));
         }
-        assert!(matches!(start_read(&client).end(), Err(ClientError::Closed)));
+        assert!(matches!(start_read(&client).end(), Err(ClientError::Closed(_))));
     }
     let (client, main, _) = begin(false);
     let read = start_read(&client);
     main.recv().unwrap();
     client.close();
-    assert!(matches!(read.end(), Err(ClientError::Closed)));
+    assert!(matches!(read.end(), Err(ClientError::Closed(_))));
     main.expect_eof().unwrap();
     let (client, main, twin) = begin(true);
     assert!(!start_read(&client).has_ended());

@@ -16,6 +16,7 @@ use crate::device::Device;
 use crate::doorbell::{Doorbell, IoEventFd};
 use crate::handle::Handle;
 use crate::irq::{Coalescing, Irqs};
+use crate::link::Spin;
 use crate::pci::{ConfigSpace, Pci, PciError};
 use crate::reentrant::{Reentrant, SharedDevice};
 use crate::shared::Shared;
@@ -43,6 +44,7 @@ pub(crate) struct Settings {
     pub(crate) max_dma_maps: u32,
     pub(crate) max_dma_bytes: Option<u64>,
     pub(crate) twin_socket: bool,
+    pub(crate) spin: Spin,
     pub(crate) incoming: bool,
 }
 
@@ -66,6 +68,7 @@ impl Builder {
                 max_dma_maps: 65535,
                 max_dma_bytes: None,
                 twin_socket: true,
+                spin: Spin::Off,
                 incoming: false,
             },
             regions: Asked::default(),
@@ -106,6 +109,13 @@ impl Builder {
     /// "twin_socket"). Default: yes.
     pub fn twin_socket(mut self, offer: bool) -> Self {
         self.settings.twin_socket = offer;
+        self
+    }
+
+    /// Whether [`Server::run`], when it waits for the client, looks for its next command for a short
+    /// time before it sleeps. So does a device that waits for DMA by message. Default: no.
+    pub fn spin(mut self, spin: Spin) -> Self {
+        self.settings.spin = spin;
         self
     }
 

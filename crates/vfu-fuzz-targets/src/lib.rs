@@ -1,0 +1,58 @@
+//! What is fuzzed: functions that take bytes and panic if something is wrong.
+//!
+//! Bytes are a script of what happens: what a peer sends, what we ask for, in which order. After each
+//! step the target compares what it sees with what has to be. The same functions run in three ways:
+//!
+//! * `cargo test -p vfu-fuzz-targets` replays the corpus in `fuzz/corpus`, and some blind input;
+//! * `cargo xtask fuzz` looks for new input, led by what of the code it reaches;
+//! * `vfu-fuzz-blind TARGET FILE...` replays single files.
+#![forbid(unsafe_code)]
+
+pub mod blind;
+mod caps;
+mod engine;
+mod framing;
+mod grammar;
+mod pipe;
+mod script;
+mod server;
+pub mod steps;
+mod wire;
+
+/// Something to fuzz.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The name, as for `cargo xtask fuzz`.
+    pub name: &'static str,
+    /// What is tried, in one line.
+    pub about: &'static str,
+    /// Longest useful input in bytes.
+    pub max_len: usize,
+    /// Panics if something is wrong.
+    pub run: fn(&[u8]),
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "caps", about: caps::ABOUT, max_len: 512, run: caps::run },
+    Target { name: "engine", about: engine::ABOUT, max_len: 512, run: engine::run },
+    Target { name: "framing", about: framing::ABOUT, max_len: 2048, run: framing::run },
+    Target { name: "server", about: server::ABOUT, max_len: 1024, run: server::run },
+    Target { name: "wire", about: wire::ABOUT, max_len: 512, run: wire::run },
+];
+
+/// The target with this name.
+pub fn target(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
+
+/// Runs the target with this name.
+///
+/// # Panics
+/// Something is wrong; or there is no such target.
+pub fn run(name: &str, bytes: &[u8]) {
+    match target(name) {
+        Some(target) => (target.run)(bytes),
+        None => panic!("there is no target {name}"),
+    }
+}
