@@ -120,20 +120,16 @@ fn l05_clients_that_leave_on_the_way() {
 
 #[test]
 fn l06_second_sockets_that_are_misused() {
-    both_with("send_ms=300 reply_ms=300", |scene| {
+    both_with("send_ms=300 reply_ms=300 message_ms=300", |scene| {
         // Closed at once.
         let (main, twin) = scene.begin_twin();
         assert_eq!(main.map(BASE, 0x1000, 3, None), None);
         drop(twin);
-        let _ended_or_not = main.send(&read(1));
         main.is_hung_up();
         // Garbage.
         let (main, twin) = scene.begin_twin();
         let _refused = twin.send(&[0xff; 64]);
-        let ends = scene.differs(true, true, "a stream that can't be trusted");
-        if ends {
-            main.is_hung_up();
-        }
+        main.is_hung_up();
         drop((main, twin));
         // Commands where a client may send none.
         let (main, twin) = scene.begin_twin();

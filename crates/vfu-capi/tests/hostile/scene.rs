@@ -139,11 +139,6 @@ impl Scene {
         Snapshot::of(self.child.id()).rss
     }
 
-    /// Threads of the server.
-    pub(crate) fn process(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Descriptors that the server has open.
     pub(crate) fn fds(&self) -> usize {
         Snapshot::of(self.child.id()).fds.values().sum()

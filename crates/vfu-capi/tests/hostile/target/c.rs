@@ -79,6 +79,7 @@ unsafe extern "C" {
     fn vfu_rs_get_limits(ctx: *mut Ctx, limits: *mut Limits) -> c_int;
     fn vfu_rs_set_limits(ctx: *mut Ctx, limits: *const Limits) -> c_int;
     fn vfu_rs_get_timeout(ctx: *mut Ctx) -> c_int;
+    fn vfu_rs_get_dma_poll_fd(ctx: *mut Ctx) -> c_int;
     fn __errno_location() -> *mut c_int;
 }
 
@@ -173,9 +174,8 @@ pub(super) struct InC;
 impl Target for InC {
     fn serve(&self, path: &Path, settings: &Settings) {
         let ctx = create(path, settings);
-        let _end = stdin().lock();
         let mut attached = false;
-        while wait(ctx, attached) {
+        while wait(ctx) {
             if attached {
                 // SAFETY: of the header.
                 let rc = unsafe { vfu_run_ctx(ctx) };
@@ -207,21 +207,22 @@ pub(crate) fn listen(path: &std::ffi::CStr) -> bool {
 }
 
 /// Waits until there is something to do; false: no more.
-fn wait(ctx: *mut Ctx, attached: bool) -> bool {
+fn wait(ctx: *mut Ctx) -> bool {
     let end = stdin();
-    // SAFETY: of the header. The descriptor is the context's, which closes it in none of these calls.
-    let (fd, timeout) =
-        unsafe { (BorrowedFd::borrow_raw(vfu_get_poll_fd(ctx)), vfu_rs_get_timeout(ctx)) };
+    // SAFETY: of the header.
+    let (main, twin, timeout) =
+        unsafe { (vfu_get_poll_fd(ctx), vfu_rs_get_dma_poll_fd(ctx), vfu_rs_get_timeout(ctx)) };
     let timeout = u32::try_from(timeout).ok().map(|ms| Timespec {
         tv_sec: i64::from(ms / 1000),
         tv_nsec: i64::from(ms % 1000) * 1_000_000,
     });
-    let mut set = [
-        PollFd::from_borrowed_fd(fd, PollFlags::IN),
-        PollFd::from_borrowed_fd(end.as_fd(), PollFlags::IN),
-    ];
-    let _ = (attached, poll(&mut set, timeout.as_ref()));
-    set[1].revents().is_empty()
+    // SAFETY: the context's, which closes neither of them meanwhile.
+    let fds =
+        [main, if twin < 0 { main } else { twin }].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    let poll_fd = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+    let mut set = [poll_fd(end.as_fd()), poll_fd(fds[0]), poll_fd(fds[1])];
+    let _interrupted = poll(&mut set, timeout.as_ref());
+    set[0].revents().is_empty()
 }
 
 fn create(path: &Path, settings: &Settings) -> *mut Ctx {
