@@ -13,6 +13,7 @@ use super::regions::{Asked, Region, Regions, ShareError, Shareable};
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
+use crate::dma::MemoryPolicy;
 use crate::doorbell::{Doorbell, IoEventFd};
 use crate::handle::Handle;
 use crate::irq::{Coalescing, Irqs};
@@ -46,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) twin_socket: bool,
     pub(crate) spin: Spin,
     pub(crate) incoming: bool,
+    pub(crate) memory: MemoryPolicy,
 }
 
 /// Describes a server. See [`Server::builder`].
@@ -70,6 +72,7 @@ impl Builder {
                 twin_socket: true,
                 spin: Spin::Off,
                 incoming: false,
+                memory: MemoryPolicy::default(),
             },
             regions: Asked::default(),
             bus_master_gate: true,
@@ -102,6 +105,13 @@ impl Builder {
     /// process with many devices.
     pub fn max_dma_bytes(mut self, bytes: u64) -> Self {
         self.settings.max_dma_bytes = Some(bytes);
+        self
+    }
+
+    /// What is done about a client that gives memory by file descriptor and takes its pages away.
+    /// Default: [`MemoryPolicy::Guarded`].
+    pub fn memory_policy(mut self, policy: MemoryPolicy) -> Self {
+        self.settings.memory = policy;
         self
     }
 
@@ -211,6 +221,7 @@ impl Builder {
             irqs,
             self.bus_master_gate,
             self.settings.limits.handler_timeout,
+            self.settings.memory,
             regions.clone(),
         ));
         if let Some(bytes) = self.settings.max_dma_bytes {
