@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fcntl_getfl, fcntl_setfl, open};
@@ -11,11 +13,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use vfu::wire::{Command, Errno};
 use vfu_testkit::{Interrupts, RawPeer, SharedRam, message};
 
-use crate::specimen::{RAISE, WINDOW};
+use crate::specimen::{RAISE, READ, WINDOW, WRITE};
 use crate::talk::{INVALID, Talk, borrowed, bytes, eventfds};
 use crate::{both, both_with, times};
 
 const MAP: u16 = 2;
+const BASE: u64 = 0x10_0000;
 
 fn path(name: &str) -> OwnedFd {
     path_as(name, OFlags::RDWR)
@@ -181,6 +184,33 @@ fn d08_a_file_that_is_too_short() {
 }
 
 #[test]
+fn d08_a_file_that_is_cut_off_while_it_is_copied() {
+    both(|scene| {
+        let peer = scene.begin();
+        let ram = SharedRam::new(BASE, 1 << 20).unwrap();
+        assert_eq!(peer.map(BASE, 1 << 20, 3, Some(&ram)), None);
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    ram.truncate(0x1000).unwrap();
+                    ram.truncate(1 << 20).unwrap();
+                }
+            });
+            for n in 0..times(200, 20_000) {
+                peer.operate(if n % 2 == 0 { WRITE } else { READ }, BASE, 1 << 20);
+                let ended = peer.outcome();
+                assert!(matches!(ended, Ok(()) | Err(Errno::EFAULT)), "{ended:?}");
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(peer.unmap(BASE, 1 << 20), None);
+        assert_eq!(peer.map(BASE, 1 << 20, 3, Some(&ram)), None);
+        assert_eq!(peer.dma_write(BASE, 16), Ok(()), "it can be mapped again");
+    });
+}
+
+#[test]
 fn d09_a_file_that_grows_and_has_holes() {
     both(|scene| {
         let peer = scene.begin();
@@ -297,12 +327,13 @@ fn d12_an_eventfd_that_is_made_to_block_later() {
     });
 }
 
-/// Memory whose pages never come can't be told from other memory before it is touched: see limits.md. What
-/// can be tested without one who withholds them is that a thread that waits for them stops nobody else.
+/// Memory whose pages never come can't be told from other memory before it is touched, and to touch it in a
+/// test a process must be allowed to withhold pages. The guide says so, and the policy that takes no such files.
 #[test]
 fn d13_memory_that_never_answers_is_documented() {
     let limits = include_str!("../../../../docs/src/limits.md");
-    assert!(limits.contains("userfaultfd"), "the guide says what can't be prevented");
+    let row = limits.split("\n* ").find(|row| row.contains("whose pages never come"));
+    assert!(row.is_some_and(|row| row.contains("MemoryPolicy::Sealed")), "what can't be prevented");
 }
 
 #[test]

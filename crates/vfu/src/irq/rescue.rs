@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// How often a counter is emptied again that is filled faster than the writer wakes up.
 const TRIES: u32 = 10_000;
 
+/// Eventfds that are watched without the list growing.
+const ROOM: usize = 64;
+
 /// A client has made a write wait.
 static SUSPICIOUS: AtomicBool = AtomicBool::new(false);
 static WATCHED: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
@@ -50,20 +53,7 @@ impl Counted {
     pub(super) fn new(fd: OwnedFd) -> Arc<Counted> {
         let file = Arc::new(Counted { fd, begun: AtomicU64::new(0), ended: AtomicU64::new(0) });
         if cfg!(not(any(loom, shuttle))) {
-            static START: Once = Once::new();
-            START.call_once(|| {
-                let thread = std::thread::Builder::new().name("vfu-eventfds".into());
-                if thread.spawn(watch).is_err() {
-                    SUSPICIOUS.store(true, Ordering::Relaxed); // at least that
-                }
-            });
-            let entry = Entry { file: Arc::downgrade(&file), seen: None };
-            let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
-            if watched.len() == watched.capacity() {
-                watched.retain(|entry| entry.file.strong_count() > 0);
-            }
-            watched.push(entry);
-            MORE.notify_one();
+            enter(Entry { file: Arc::downgrade(&file), seen: None });
         }
         file
     }
@@ -106,6 +96,28 @@ impl Counted {
             }
             std::thread::yield_now();
         }
+    }
+}
+
+fn enter(entry: Entry) {
+    let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    if watched.len() == watched.capacity() {
+        watched.retain(|entry| entry.file.strong_count() > 0);
+        let room = watched.len().max(ROOM);
+        watched.reserve(room);
+    }
+    let sleeps = watched.is_empty();
+    watched.push(entry);
+    drop(watched);
+    static START: Once = Once::new();
+    START.call_once(|| {
+        let thread = std::thread::Builder::new().name("vfu-eventfds".into());
+        if thread.spawn(watch).is_err() {
+            SUSPICIOUS.store(true, Ordering::Relaxed); // at least that
+        }
+    });
+    if sleeps {
+        MORE.notify_one();
     }
 }
 
