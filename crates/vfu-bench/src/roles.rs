@@ -6,11 +6,12 @@ use std::io::{IoSliceMut, Read, Write, stdin};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::write;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
@@ -45,6 +46,7 @@ fn play(role: &str) -> anyhow::Result<()> {
             Ok(Server::builder(pci()).spin(spin).fd(socket)?.run(|_| Plain::new())?)
         }
         ["client", twin] => client(socket, twin == "twin"),
+        ["repeat", name, times] => crate::operations::repeat(name, times.parse()?),
         ["footprint"] => footprint(socket.into()),
         ["raw", request, reply, every] => {
             raw(socket.into(), request.parse()?, reply.parse()?, every.parse()?)
@@ -124,6 +126,15 @@ impl DmaMemory for Nothing {
     }
 }
 
+fn program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("where this program is")
+}
+
+/// Has another program run this one, as a child.
+pub(crate) fn child<'a>(by: &'a mut Command, role: &str) -> anyhow::Result<&'a mut Command> {
+    Ok(by.arg(program()?).env(VARIABLE, role))
+}
+
 /// A child at the other end of a socket. It ends with its socket.
 pub(crate) struct Process {
     child: Child,
@@ -135,6 +146,19 @@ impl Process {
         let role = if spin == Spin::Off { "server sleep" } else { "server spin" };
         let (process, socket) = Process::start(role)?;
         Ok((process, socket.into()))
+    }
+
+    /// As [`server`](Self::server), run by another program.
+    pub(crate) fn server_by(mut by: Command) -> anyhow::Result<(Process, OwnedFd)> {
+        let (process, socket) = Process::start_as(child(&mut by, "server sleep")?)?;
+        Ok((process, socket.into()))
+    }
+
+    /// Waits for its end, which its socket's brings about.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the other end: {status}");
+        Ok(())
     }
 
     /// Starts one that is a client with memory for messages; gives the server's end.
@@ -170,24 +194,34 @@ impl Process {
     }
 
     fn start(role: &str) -> anyhow::Result<(Process, UnixStream)> {
+        let mut command = Command::new(program()?);
+        Process::start_as(command.env(VARIABLE, role))
+    }
+
+    fn start_as(command: &mut Command) -> anyhow::Result<(Process, UnixStream)> {
         let (near, far) = UnixStream::pair().context("a socket pair")?;
-        let program = std::env::current_exe().context("where this program is")?;
-        let child = Command::new(program)
-            .env(VARIABLE, role)
-            .stdin(Stdio::from(OwnedFd::from(far)))
-            .stdout(Stdio::null())
-            .spawn()
-            .with_context(|| format!("starting the other end ({role})"))?;
+        let command = command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::null());
+        let child = command.spawn().context("starting the other end")?;
         Ok((Process { child }, near))
     }
 
     /// The CPU time that it has used, in nanoseconds. Exact while it sleeps.
     pub(crate) fn cpu(&self) -> anyhow::Result<u64> {
-        let path = format!("/proc/{}/schedstat", self.child.id());
-        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        let first = text.split(' ').next().and_then(|first| first.parse().ok());
-        first.ok_or_else(|| anyhow!("{path} has no time in it"))
+        cpu_of(self.child.id())
     }
+}
+
+/// The CPU time that the threads of a process have used, in nanoseconds. Exact while they sleep.
+pub(crate) fn cpu_of(process: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{process}/task");
+    let mut sum = 0;
+    for thread in std::fs::read_dir(&path).with_context(|| path.clone())? {
+        let path = thread?.path().join("schedstat");
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let first = text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
+        sum += first.ok_or_else(|| anyhow!("{} has no time in it", path.display()))?;
+    }
+    Ok(sum)
 }
 
 impl Drop for Process {

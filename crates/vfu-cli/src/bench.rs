@@ -24,7 +24,8 @@ Examples:
   vfu bench --html report.html         all rows, more exactly, and a page with plots
   vfu bench --markdown > table.md      tables for a page of documentation
   vfu bench read4 map                  rows whose names contain read4, or map
-  vfu bench --socket /tmp/other.sock   what any vfio-user server costs (reads of its configuration space)";
+  vfu bench --socket /tmp/other.sock   what any vfio-user server costs: reads of its configuration
+                                       space, memory that is mapped and taken back";
 
 /// Measure what accesses, DMA and interrupts cost, beside what the machine takes at the least
 #[derive(Debug, clap::Args)]
@@ -43,7 +44,8 @@ pub(crate) struct Args {
 
     /// Measure the server at this socket instead of our own
     ///
-    /// Only configuration space is read, which harms no device.
+    /// Configuration space is read, and memory mapped and taken back, which harms no device. Have both
+    /// run on one CPU, by `taskset`, to compare servers.
     #[arg(long, short = 's', value_name = "PATH")]
     socket: Option<PathBuf>,
 

@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use tracing::info;
 use vfu::server::{Bound, BuildError, Stopper};
-use vfu::{Limits, Spin};
+use vfu::{Limits, MemoryPolicy, Spin};
 use vfu_devices::{Model, Options};
 
 use crate::exit::Exit;
@@ -119,6 +119,10 @@ pub(crate) struct Args {
     #[arg(allow_negative_numbers = true)]
     timeout: Timeout,
 
+    /// What to do about clients that share memory files and take pages of them away
+    #[arg(long, value_name = "POLICY", default_value = "guarded", value_parser = memory_parser())]
+    memory: MemoryPolicy,
+
     /// Give the device an expansion ROM: the image in this file, at most 16 MiB
     ///
     /// The guest's firmware runs it if it is a boot ROM for it; Linux shows it as `rom` in sysfs.
@@ -136,6 +140,31 @@ struct Timeout(Option<Duration>);
 pub(crate) fn model_parser() -> impl TypedValueParser<Value = Model> {
     let names = Model::ALL.map(|m| PossibleValue::new(m.name()).help(m.description()));
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Model>())
+}
+
+/// The names of the policies, and what they do.
+const POLICIES: [(&str, MemoryPolicy, &str); 4] = [
+    ("trusting", MemoryPolicy::Trusting, "nothing: the missing page ends the server, by SIGBUS"),
+    ("guarded", MemoryPolicy::Guarded, "the DMA that meets the missing page fails"),
+    (
+        "copying",
+        MemoryPolicy::Copying,
+        "files are read and written and not mapped, which is slower",
+    ),
+    (
+        "sealed",
+        MemoryPolicy::Sealed,
+        "only memfds that are sealed against shrinking are taken, such as QEMU's \
+         memory-backend-memfd; DMA_MAP of others fails",
+    ),
+];
+
+fn memory_parser() -> impl TypedValueParser<Value = MemoryPolicy> {
+    let names = POLICIES.map(|(name, _, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(names).map(|name| {
+        let policy = POLICIES.iter().find(|(other, ..)| *other == name);
+        policy.map_or_else(MemoryPolicy::default, |(_, policy, _)| *policy)
+    })
 }
 
 fn parse_timeout(text: &str) -> Result<Timeout, String> {
@@ -204,7 +233,7 @@ fn list() -> anyhow::Result<ExitCode> {
 /// Gets the socket, and says where it is.
 fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
     let limits = Limits { reply_timeout: args.timeout.0, ..Limits::default() };
-    let builder = model.builder()?.limits(limits).spin(args.spin);
+    let builder = model.builder()?.limits(limits).spin(args.spin).memory_policy(args.memory);
     let builder = builder.twin_socket(!args.no_twin).incoming(args.incoming);
     let builder = match &args.rom {
         Some(file) => builder.rom(read_rom(file)?),

@@ -4,15 +4,16 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use vfu::Client;
+use vfu::client::{Client, ClientError};
 use vfu_devices::dmatest::{command, register};
-use vfu_testkit::Vmm;
+use vfu_testkit::{KitError, Vmm};
 
 fn vfu() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vfu"));
@@ -392,6 +393,49 @@ fn what_a_driver_wanted_and_the_device_has_not_is_said_when_it_leaves() {
     ] {
         assert_eq!(rest.matches(line).count(), 1, "{rest}");
     }
+}
+
+/// A client that cuts its memory off.
+#[test]
+fn a_policy_for_the_memory_of_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    for policy in ["trusting", "guarded", "copying", "sealed"] {
+        let path = folder.path().join(policy);
+        let mut command = vfu();
+        command.args(["serve", "dmatest", "--memory", policy, "--socket-path"]).arg(&path);
+        let serving = Serving::start(&mut command);
+        let vmm = Vmm::connect(&path).unwrap();
+        vmm.enumerate().unwrap();
+        let ram = vmm.share_ram(0x10_0000, 0x4000);
+        if policy == "sealed" {
+            assert!(matches!(ram, Err(KitError::Client(ClientError::Refused { .. }))), "{ram:?}");
+            serving.signal(Signal::TERM);
+            let (_, rest) = serving.end();
+            assert!(rest.contains("not sealed against shrinking (F_SEAL_SHRINK)"), "{rest}");
+            continue;
+        }
+        let ram = ram.unwrap();
+        vmm.write64(0, register::SOURCE, 0x10_0000).unwrap();
+        vmm.write64(0, register::DESTINATION, 0x10_2000).unwrap();
+        vmm.write32(0, register::LENGTH, 4096).unwrap();
+        vmm.write32(0, register::COMMAND, command::IN_HANDLER).unwrap();
+        assert_eq!(vmm.read32(0, register::ERRNO).unwrap(), 0);
+        ram.truncate(0).unwrap();
+        let copied = vmm.write32(0, register::COMMAND, command::IN_HANDLER);
+        if policy == "trusting" {
+            copied.unwrap_err();
+            assert_eq!(serving.end().0.signal(), Some(Signal::BUS.as_raw()));
+            continue;
+        }
+        copied.unwrap();
+        assert_eq!(vmm.read32(0, register::ERRNO).unwrap(), 14, "EFAULT");
+        // Served on, this client and the next.
+        drop(vmm);
+        Vmm::connect(&path).unwrap().enumerate().unwrap();
+        serving.signal(Signal::TERM);
+        assert_eq!(serving.end().0.code(), Some(0));
+    }
+    fails(&vfu_with(&["serve", "edu", "-s", "s", "--memory", "x"]), 2, &["'x'", "copying, sealed"]);
 }
 
 /// How many seccomp filters the process has.

@@ -66,7 +66,7 @@ mod transport;
 pub use answer::{Defer, Later};
 pub use client::Client;
 pub use device::{Access, Device, DmaRange, Fault, Reset};
-pub use dma::{Dma, DmaError};
+pub use dma::{Dma, DmaError, MemoryPolicy};
 pub use doorbell::{Doorbell, IoEventFd};
 pub use handle::Handle;
 pub use irq::{Coalescing, DeviceError, Intx, IrqError, IrqIndex, Notice, Vector};

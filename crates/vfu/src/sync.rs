@@ -17,7 +17,7 @@ mod thread;
 #[cfg(not(any(loom, shuttle)))]
 mod chosen {
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
-    pub(crate) use std::thread::Builder as ThreadBuilder;
+    pub(crate) use std::thread::{Builder as ThreadBuilder, yield_now};
     pub(crate) use std::thread_local;
     pub(crate) use std::time::Instant;
 }
@@ -25,7 +25,7 @@ mod chosen {
 #[cfg(loom)]
 mod chosen {
     pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
-    pub(crate) use loom::thread::Builder as ThreadBuilder;
+    pub(crate) use loom::thread::{Builder as ThreadBuilder, yield_now};
     pub(crate) use std::thread_local;
     pub(crate) use std::time::Instant;
 }
@@ -36,6 +36,7 @@ mod chosen {
     pub(crate) use super::condvar::Condvar;
     pub(crate) use super::thread::ThreadBuilder;
     pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock, atomic};
+    pub(crate) use shuttle::thread::yield_now;
     pub(crate) use shuttle::thread_local;
 }
 

@@ -157,7 +157,7 @@ fn lies_are_reached_by_message() {
     });
 }
 
-/// What is mapped can't be taken from under us: a file that can be cut off is read and written.
+/// What is left of the region is reached by messages. (`memory_policy` has more of that.)
 #[test]
 fn a_file_that_is_cut_off_later_kills_nobody() {
     let theirs = file(SIZE, false);

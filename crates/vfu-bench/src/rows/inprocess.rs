@@ -13,41 +13,41 @@ use super::bursts::map_pages;
 use super::device::{Plain, pci};
 
 /// Where the client's memory lies, as the device sees it.
-pub(super) const RAM: u64 = 0x1_0000_0000;
+pub(crate) const RAM: u64 = 0x1_0000_0000;
 
-pub(super) struct InProcess {
+pub(crate) struct InProcess {
     served: Served<Plain>,
     vmm: Vmm,
 }
 
 impl InProcess {
-    pub(super) fn start() -> Result<InProcess> {
+    pub(crate) fn start() -> Result<InProcess> {
         let served = serve()?;
         let vmm = Vmm::connect(served.path())?;
         Ok(InProcess { served, vmm })
     }
 
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         self.vmm.client()
     }
 
-    pub(super) fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Handle {
         self.served.handle()
     }
 
-    pub(super) fn dma(&self) -> Dma {
+    pub(crate) fn dma(&self) -> Dma {
         self.served.handle().dma()
     }
 
     /// Shares memory, as one mapping.
-    pub(super) fn share(&self, size: u64) -> Result<SharedRam> {
+    pub(crate) fn share(&self, size: u64) -> Result<SharedRam> {
         let ram = ram(size)?;
         self.client().dma_map(RAM, size, READ_WRITE, Memory::File(ram.as_fd(), 0))?;
         Ok(ram)
     }
 
     /// MSI-X, enabled.
-    pub(super) fn interrupts(&self) -> Result<Interrupts> {
+    pub(crate) fn interrupts(&self) -> Result<Interrupts> {
         let function = self.vmm.enumerate()?;
         Ok(self.vmm.enable_msix(&function, 1)?)
     }
@@ -55,14 +55,14 @@ impl InProcess {
 
 /// A device whose client shares pages of one file, each as a mapping of its own, with as much room
 /// between them.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     served: Served<Plain>,
     _client: UnixStream,
-    pub(super) addresses: Vec<u64>,
+    pub(crate) addresses: Vec<u64>,
 }
 
 impl Shared {
-    pub(super) fn pages(count: u64) -> Result<Shared> {
+    pub(crate) fn pages(count: u64) -> Result<Shared> {
         let served = serve()?;
         let ram = ram(count * PAGE)?;
         let peer = RawPeer::connect(served.path())?;
@@ -70,7 +70,7 @@ impl Shared {
         Ok(Shared { served, _client, addresses })
     }
 
-    pub(super) fn dma(&self) -> Dma {
+    pub(crate) fn dma(&self) -> Dma {
         self.served.handle().dma()
     }
 }
@@ -90,4 +90,4 @@ fn ram(size: u64) -> Result<SharedRam> {
 /// The most mappings that a row makes.
 const MAPS: u32 = 1_000_000;
 /// The bytes of a mapping of [`Shared`].
-pub(super) const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;

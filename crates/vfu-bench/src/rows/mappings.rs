@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use vfu::Spin;
 use vfu::client::{Client, Memory, READ_WRITE};
@@ -40,21 +41,19 @@ pub(super) fn rows() -> Vec<Row> {
     ]
 }
 
-struct Ends {
-    _server: Process,
+/// A client that shares the first page of a file, and a page that comes and goes.
+pub(super) struct Sharing {
     client: Client,
     ram: SharedRam,
 }
 
-fn start() -> anyhow::Result<Ends> {
-    let (server, socket) = Process::server(Spin::Off)?;
-    let client = Client::builder().connect_fd(socket)?;
-    let ram = SharedRam::new(RAM, 4 * PAGE)?;
-    client.dma_map(RAM, PAGE, READ_WRITE, Memory::File(ram.as_fd(), 0))?;
-    Ok(Ends { _server: server, client, ram })
-}
+impl Sharing {
+    pub(super) fn start(client: Client) -> anyhow::Result<Sharing> {
+        let ram = SharedRam::new(RAM, 4 * PAGE)?;
+        client.dma_map(RAM, PAGE, READ_WRITE, Memory::File(ram.as_fd(), 0))?;
+        Ok(Sharing { client, ram })
+    }
 
-impl Ends {
     fn map(&self) -> anyhow::Result<()> {
         let memory = Memory::File(self.ram.as_fd(), 2 * PAGE);
         Ok(self.client.dma_map(RAM + 2 * PAGE, PAGE, READ_WRITE, memory)?)
@@ -64,27 +63,46 @@ impl Ends {
         self.client.dma_unmap(RAM + 2 * PAGE, PAGE)?;
         Ok(())
     }
+
+    /// Against a [`Process::raw_fd`].
+    pub(super) fn measure_map(&self, effort: Effort, echo: UnixStream) -> anyhow::Result<Measured> {
+        let mut reply = [0; HEADER];
+        let mut bare = Each(|| {
+            send(&echo, &[0; MAP], Some(self.ram.as_fd()))?;
+            Ok((&echo).read_exact(&mut reply)?)
+        });
+        let mut ours = Bursts { count: 1, step: || self.map(), undo: || self.unmap() };
+        compare(effort, &mut bare, &mut ours)
+    }
+
+    /// Against a [`Process::raw`].
+    pub(super) fn measure_unmap(
+        &self,
+        effort: Effort,
+        echo: UnixStream,
+    ) -> anyhow::Result<Measured> {
+        self.map()?;
+        let mut bare = Asker::new(echo, UNMAP, UNMAP);
+        let mut ours = Bursts { count: 1, step: || self.unmap(), undo: || self.map() };
+        compare(effort, &mut Each(|| bare.ask()), &mut ours)
+    }
+}
+
+fn start() -> anyhow::Result<(Process, Sharing)> {
+    let (server, socket) = Process::server(Spin::Off)?;
+    Ok((server, Sharing::start(Client::builder().connect_fd(socket)?)?))
 }
 
 fn map(effort: Effort) -> anyhow::Result<Measured> {
     let far = || Ok((start()?, Process::raw_fd(MAP, HEADER, 1)?));
-    between(Place::OneCpu, far, |(ends, (_echo, socket))| {
-        let mut reply = [0; HEADER];
-        let mut bare = Each(|| {
-            send(&socket, &[0; MAP], Some(ends.ram.as_fd()))?;
-            Ok((&socket).read_exact(&mut reply)?)
-        });
-        let mut ours = Bursts { count: 1, step: || ends.map(), undo: || ends.unmap() };
-        compare(effort, &mut bare, &mut ours)
+    between(Place::OneCpu, far, |((_server, ours), (_echo, socket))| {
+        ours.measure_map(effort, socket)
     })
 }
 
 fn unmap(effort: Effort) -> anyhow::Result<Measured> {
     let far = || Ok((start()?, Process::raw(UNMAP, UNMAP, 1)?));
-    between(Place::OneCpu, far, |(ends, (_echo, socket))| {
-        let mut bare = Asker::new(socket, UNMAP, UNMAP);
-        ends.map()?;
-        let mut ours = Bursts { count: 1, step: || ends.unmap(), undo: || ends.map() };
-        compare(effort, &mut Each(|| bare.ask()), &mut ours)
+    between(Place::OneCpu, far, |((_server, ours), (_echo, socket))| {
+        ours.measure_unmap(effort, socket)
     })
 }

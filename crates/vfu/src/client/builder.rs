@@ -11,6 +11,7 @@ use vfu_proto::wire::Capabilities;
 use super::memory::Maps;
 use super::posted::PostedWrites;
 use super::{Client, ClientError, Inner, handshake};
+use crate::dma::MemoryPolicy;
 use crate::link::{Link, Spin};
 use crate::transport::connect_to;
 
@@ -22,6 +23,7 @@ pub struct ClientBuilder {
     pub(super) max_transfer: u64,
     pub(super) spin: Spin,
     pub(super) capabilities: Option<Capabilities>,
+    pub(super) memory: MemoryPolicy,
 }
 
 impl Default for ClientBuilder {
@@ -36,6 +38,7 @@ impl Default for ClientBuilder {
             max_transfer: 1 << 20,
             spin: Spin::Off,
             capabilities: None,
+            memory: MemoryPolicy::default(),
         }
     }
 }
@@ -62,6 +65,13 @@ impl ClientBuilder {
     /// The most data that a message may carry, in bytes. Default: 1 MiB.
     pub fn max_transfer(mut self, bytes: u64) -> Self {
         self.max_transfer = bytes;
+        self
+    }
+
+    /// What is done about a server that shares a region's memory and takes its pages away, for
+    /// [`Client::map_region`]. Default: [`MemoryPolicy::Guarded`].
+    pub fn memory_policy(mut self, policy: MemoryPolicy) -> Self {
+        self.memory = policy;
         self
     }
 
@@ -102,6 +112,7 @@ impl ClientBuilder {
             server: agreed.server,
             write_multiple: agreed.write_multiple,
             max_transfer: agreed.max_transfer,
+            memory: self.memory,
             version: agreed.version,
         };
         Ok(Client { inner: Arc::new(inner) })

@@ -62,6 +62,7 @@ struct Inner {
     write_multiple: bool,
     /// The most data that a message to or from the server may carry, in bytes.
     max_transfer: usize,
+    memory: crate::dma::MemoryPolicy,
     version: (u16, u16),
 }
 

@@ -13,6 +13,7 @@ use super::regions::{Asked, Region, Regions, ShareError, Shareable};
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
+use crate::dma::MemoryPolicy;
 use crate::doorbell::{Doorbell, IoEventFd};
 use crate::handle::Handle;
 use crate::irq::{Coalescing, Irqs};
@@ -45,6 +46,7 @@ pub(crate) struct Settings {
     pub(crate) twin_socket: bool,
     pub(crate) spin: Spin,
     pub(crate) incoming: bool,
+    pub(crate) memory: MemoryPolicy,
 }
 
 /// Describes a server. See [`Server::builder`].
@@ -68,6 +70,7 @@ impl Builder {
                 twin_socket: true,
                 spin: Spin::Off,
                 incoming: false,
+                memory: MemoryPolicy::default(),
             },
             regions: Asked::default(),
             bus_master_gate: true,
@@ -91,6 +94,13 @@ impl Builder {
     /// that QEMU accepts.
     pub fn max_dma_maps(mut self, maps: u32) -> Self {
         self.settings.max_dma_maps = maps;
+        self
+    }
+
+    /// What is done about a client that gives memory by file descriptor and takes its pages away.
+    /// Default: [`MemoryPolicy::Guarded`].
+    pub fn memory_policy(mut self, policy: MemoryPolicy) -> Self {
+        self.settings.memory = policy;
         self
     }
 
@@ -200,6 +210,7 @@ impl Builder {
             irqs,
             self.bus_master_gate,
             self.settings.limits.handler_timeout,
+            self.settings.memory,
             regions.clone(),
         ));
         let executor = Arc::new(Executor::new(shared.clone(), regions, &self.settings));
