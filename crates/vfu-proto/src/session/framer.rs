@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::wire::{HEADER_SIZE, Header, Kind};
+use crate::wire::{Errno, HEADER_SIZE, Header, Kind};
 
 use super::Message;
 
@@ -38,13 +38,16 @@ pub enum FrameError {
     /// Neither a command nor a reply.
     #[error("message {0:?} is neither a command nor a reply")]
     BadType(Header),
+    /// The system has no memory for it.
+    #[error("there is no memory for message {0:?}")]
+    NoMemory(Header),
 }
 
 impl FrameError {
     /// The header that broke the stream.
     pub fn header(&self) -> &Header {
         match self {
-            FrameError::TooSmall(h) | FrameError::BadType(h) => h,
+            FrameError::TooSmall(h) | FrameError::BadType(h) | FrameError::NoMemory(h) => h,
             FrameError::TooLarge { header, .. } => header,
         }
     }
@@ -89,6 +92,29 @@ struct Large {
     filled: usize,
 }
 
+impl Large {
+    /// How long the buffer shall be next.
+    fn grown(&self) -> usize {
+        self.bytes.len().saturating_mul(2).max(LARGE_STEP).min(self.size)
+    }
+
+    fn make_room(&mut self) -> Result<(), FrameError> {
+        if self.filled < self.bytes.len() {
+            return Ok(());
+        }
+        let grown = self.grown();
+        grow(&mut self.bytes, grown, self.header)
+    }
+}
+
+/// Makes a buffer so long, if it is shorter, for the message with this header.
+fn grow(bytes: &mut Vec<u8>, len: usize, header: Header) -> Result<(), FrameError> {
+    let more = len.saturating_sub(bytes.len());
+    bytes.try_reserve_exact(more).map_err(|_| FrameError::NoMemory(header))?;
+    bytes.resize(bytes.len() + more, 0);
+    Ok(())
+}
+
 impl<F> Framer<F> {
     /// A framer for messages of up to `limit` bytes, header included.
     pub fn new(limit: usize) -> Self {
@@ -111,9 +137,9 @@ impl<F> Framer<F> {
     /// Where the next bytes go. Never empty; what is in it means nothing.
     pub fn space(&mut self) -> &mut [u8] {
         if let Some(large) = &mut self.large {
+            // `pop` has made room already, if it was asked: it can say that there is none.
             if large.filled == large.bytes.len() {
-                let grown = large.bytes.len().saturating_mul(2).max(LARGE_STEP).min(large.size);
-                large.bytes.resize(grown, 0);
+                large.bytes.resize(large.grown(), 0);
             }
             let end = large.bytes.len().min(large.size);
             return &mut large.bytes[large.filled..end];
@@ -170,9 +196,9 @@ impl<F> Framer<F> {
     /// # Errors
     /// The stream is broken; every later call says so again.
     pub fn pop(&mut self) -> Result<Option<Message<F>>, FrameError> {
-        if let Some(large) = &self.large {
+        if let Some(large) = &mut self.large {
             if large.filled < large.size {
-                return Ok(None);
+                return large.make_room().map(|()| None);
             }
         } else if !self.begin()? {
             return Ok(None);
@@ -202,7 +228,11 @@ impl<F> Framer<F> {
     /// Leaves out the message that [`pop`](Self::pop) refused, as long as it claims to be, at least
     /// its header. What of it has not come yet is dropped when it comes; nobody waits for that.
     pub fn skip_refused(&mut self) {
-        if let Some(header) = self.peek_header().filter(|_| self.large.is_none()) {
+        if let Some(large) = self.large.take() {
+            self.position += large.filled as u64;
+            self.skip = large.size - large.filled;
+            drop(self.take_fds());
+        } else if let Some(header) = self.peek_header() {
             self.skip = HEADER_SIZE.max(header.size as usize);
             self.skip_here();
             drop(self.take_fds());
@@ -259,22 +289,21 @@ impl<F> Framer<F> {
             return Err(FrameError::BadType(header));
         }
         if size > self.buffer.len() {
-            self.begin_large(header, size);
+            self.begin_large(header, size)?;
             return Ok(false);
         }
         Ok(self.end - self.start >= size)
     }
 
     /// Moves what is there of a large message to a buffer of its own, where the rest will go.
-    fn begin_large(&mut self, header: Header, size: usize) {
+    fn begin_large(&mut self, header: Header, size: usize) -> Result<(), FrameError> {
         let filled = self.end - self.start;
         let mut bytes = self.spare_large.take().unwrap_or_default();
-        if bytes.len() < filled.max(LARGE_STEP.min(size)) {
-            bytes.resize(filled.max(LARGE_STEP.min(size)), 0);
-        }
+        grow(&mut bytes, filled.max(LARGE_STEP.min(size)), header)?;
         bytes[..filled].copy_from_slice(&self.buffer[self.start..self.end]);
         (self.start, self.end) = (0, 0);
         self.large = Some(Large { header, size, bytes, filled });
+        Ok(())
     }
 
     fn take_small(&mut self) -> Option<(Header, Vec<u8>, usize)> {
@@ -302,6 +331,14 @@ impl<F> Framer<F> {
 }
 
 impl FrameError {
+    /// What such a reply says.
+    pub fn errno(&self) -> Errno {
+        match self {
+            FrameError::NoMemory(_) => Errno::ENOMEM,
+            _ => Errno::EINVAL,
+        }
+    }
+
     /// Whether an error reply makes sense before the session ends: only to a command that wants one.
     pub fn wants_reply(&self) -> bool {
         let header = self.header();

@@ -59,6 +59,8 @@ impl Outbox {
     ) -> Result<(), Errno> {
         let mut skip = sent;
         let mut bytes = Vec::new();
+        let len = parts.iter().map(|part| part.len()).sum::<usize>() - sent;
+        bytes.try_reserve_exact(len).map_err(|_| Errno::NOMEM)?;
         for part in parts {
             let from = skip.min(part.len());
             skip -= from;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use tracing::debug;
 use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer, Session};
-use vfu_proto::wire::{self, Header};
+use vfu_proto::wire::Header;
 
 use super::{Link, State};
 use crate::sync::MutexGuard;
@@ -65,7 +65,7 @@ impl Link {
                         framer.skip_refused();
                         state.begun[index] = None;
                         if e.wants_reply() {
-                            let header = e.header().error_reply(wire::Errno::EINVAL);
+                            let header = e.header().error_reply(e.errno());
                             state.refusals.push((channel, header));
                         }
                     }
@@ -113,7 +113,7 @@ impl Link {
         if e.wants_reply() && self.unsent(channel) == 0 {
             // A last word, if it goes at once: who sends at this moment holds the outbox.
             if let Ok(_idle) = self.outboxes[channel as usize].try_lock() {
-                let header = e.header().error_reply(wire::Errno::EINVAL).emit();
+                let header = e.header().error_reply(e.errno()).emit();
                 let _unsent = self.socket(channel).send(&[IoSlice::new(&header)], &[]);
             }
         }

@@ -40,6 +40,7 @@ impl Executor {
         self.check_access(region, offset, u64::from(request.count))?;
         RegionReadReply::emit_head(request, out);
         let start = out.len();
+        out.try_reserve(request.count as usize).map_err(|_| Errno::ENOMEM)?;
         out.resize(start + request.count as usize, 0xff);
         let data = &mut out[start..];
         if data.is_empty() {
