@@ -1,6 +1,7 @@
 //! Tasks of the project that are more than one command of cargo.
 
 mod build;
+mod endurance;
 mod install;
 mod layout;
 
@@ -23,6 +24,12 @@ enum Task {
     /// PREFIX/LIBDIR gets libvfio-user.so.0.0.1 and the two links to it, libvfio-user.a, and
     /// pkgconfig/libvfio-user.pc; PREFIX/include/vfio-user the headers. What was there by these names is replaced.
     Install(install::Install),
+    /// Let a server live through all that it is to live through: clients that come and go 100,000 times, that are
+    /// killed 10,000 times, that take all descriptors and all memory
+    ///
+    /// The tests of `crates/vfu/tests/endurance` with all their rounds, one after the other. A few
+    /// rounds are part of `cargo test`.
+    Endurance(endurance::Endurance),
     /// Remove what `install` with the same folders has put there
     Uninstall(install::Uninstall),
 }
@@ -30,6 +37,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Install(install) => install.run(),
+        Task::Endurance(endurance) => endurance.run(),
         Task::Uninstall(uninstall) => uninstall.run(),
     };
     match result {
