@@ -5,15 +5,18 @@
 //!
 //! * `cargo test -p vfu-fuzz-targets` replays the corpus in `fuzz/corpus`, and some blind input;
 //! * `cargo xtask fuzz` looks for new input, led by what of the code it reaches;
-//! * `vfu-fuzz-blind TARGET FILE...` replays single files.
+//! * `cargo run -p vfu-fuzz-targets -- TARGET FILE...` replays single files.
 #![forbid(unsafe_code)]
 
 pub mod blind;
 mod caps;
+mod client;
 mod engine;
 mod framing;
 mod grammar;
+mod pci;
 mod pipe;
+mod saved_state;
 mod script;
 mod server;
 pub mod steps;
@@ -26,19 +29,23 @@ pub struct Target {
     pub name: &'static str,
     /// What is tried, in one line.
     pub about: &'static str,
-    /// Longest useful input in bytes.
-    pub max_len: usize,
     /// Panics if something is wrong.
     pub run: fn(&[u8]),
 }
 
+/// The longest input that is tried, in bytes: a script of some hundred steps.
+pub const MAX_LEN: usize = 1024;
+
 /// All of them.
 pub const TARGETS: &[Target] = &[
-    Target { name: "caps", about: caps::ABOUT, max_len: 512, run: caps::run },
-    Target { name: "engine", about: engine::ABOUT, max_len: 512, run: engine::run },
-    Target { name: "framing", about: framing::ABOUT, max_len: 2048, run: framing::run },
-    Target { name: "server", about: server::ABOUT, max_len: 1024, run: server::run },
-    Target { name: "wire", about: wire::ABOUT, max_len: 512, run: wire::run },
+    Target { name: "caps", about: caps::ABOUT, run: caps::run },
+    Target { name: "client", about: client::ABOUT, run: client::run },
+    Target { name: "engine", about: engine::ABOUT, run: engine::run },
+    Target { name: "framing", about: framing::ABOUT, run: framing::run },
+    Target { name: "pci", about: pci::ABOUT, run: pci::run },
+    Target { name: "saved_state", about: saved_state::ABOUT, run: saved_state::run },
+    Target { name: "server", about: server::ABOUT, run: server::run },
+    Target { name: "wire", about: wire::ABOUT, run: wire::run },
 ];
 
 /// The target with this name.

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use vfu_fuzz_targets::{TARGETS, Target, blind, steps, target};
+use vfu_fuzz_targets::{MAX_LEN, TARGETS, Target, blind, steps, target};
 
 /// The inputs of a target's corpus, in the order of their names.
 fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
@@ -49,7 +49,7 @@ fn check(name: &str, blind_inputs: u64) {
     let wanted = wanted.map_or(blind_inputs, |n| n.parse().expect("VFU_FUZZ_BLIND is a number"));
     let known: Vec<_> = corpus.into_iter().map(|(_, bytes)| bytes).collect();
     for seed in 0..wanted {
-        let input = blind::input(&mut blind::Rng::new(seed), &known, target.max_len);
+        let input = blind::input(&mut blind::Rng::new(seed), &known, MAX_LEN);
         let name = format!("of seed {seed}");
         let _blame = Blame(target, &name, &input);
         (target.run)(&input);
@@ -71,8 +71,11 @@ macro_rules! replay {
 
 replay! {
     caps: 2000,
+    client: 300,
     engine: 2000,
     framing: 500,
+    pci: 500,
+    saved_state: 500,
     server: 300,
     wire: 5000,
 }

@@ -21,6 +21,8 @@ pub struct MappedRegion {
     client: Client,
     index: u32,
     size: u64,
+    /// What is mapped is mapped for writing, too.
+    writable: bool,
     areas: Vec<Area>,
 }
 
@@ -51,7 +53,8 @@ impl Client {
                 Err(e) => debug!(index, error = %e, "can't be mapped"),
             }
         }
-        Ok(MappedRegion { client: self.clone(), index, size: details.size, areas })
+        let (size, writable) = (details.size, details.writable);
+        Ok(MappedRegion { client: self.clone(), index, size, writable, areas })
     }
 }
 
@@ -119,12 +122,13 @@ impl MappedRegion {
         self.client.region_read(self.index, offset, to)
     }
 
-    /// Writes to the region. Where that takes a message it is a posted one.
+    /// Writes to the region. Where that takes a message it is a posted one; so it always is for a
+    /// region that can't be written, and it is for the server to refuse it.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), ClientError> {
-        if !self.client.inner.posted.are_under_way() {
+        if self.writable && !self.client.inner.posted.are_under_way() {
             if let Some((area, at)) = self.area(offset, from.len()) {
                 let done = match &area.how {
                     How::Mapped(mapping) => mapping.write(at, from).is_ok(),
