@@ -36,6 +36,7 @@ mod chapters {
         Embedding "embedding.md"
         Speed "speed.md"
         Peers "peers.md"
+        Security "security.md"
         Limits "limits.md"
         Debugging "debugging.md"
         Glossary "glossary.md"

@@ -8,6 +8,8 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(has_naked)");
     cc::Build::new().file("src/log_args.c").warnings(true).compile("vfu_log_args");
     println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libvfio-user.so.0");
+    // Its handler of SIGBUS stays in place: it must not be unloaded.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     if rustc_minor().is_some_and(|minor| minor >= 88) {
         println!("cargo::rustc-cfg=has_naked");
     }

@@ -18,8 +18,10 @@
 //! # anyhow::Ok(())
 //! ```
 
+pub mod instructions;
 pub mod machine;
 mod measure;
+pub mod operations;
 pub mod place;
 pub mod report;
 pub mod roles;

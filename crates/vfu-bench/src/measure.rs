@@ -48,22 +48,23 @@ impl<F: FnMut() -> anyhow::Result<()>> Side for Each<F> {
     }
 }
 
-/// Operations that are timed one by one, each followed by one that undoes it and is not.
-pub(crate) struct Undone<F, U> {
+/// Bursts of `count` operations, each timed as a whole, and followed by one that undoes it and is not.
+pub(crate) struct Bursts<F, U> {
+    pub(crate) count: usize,
     pub(crate) step: F,
     pub(crate) undo: U,
 }
 
-impl<F, U> Side for Undone<F, U>
+impl<F, U> Side for Bursts<F, U>
 where
     F: FnMut() -> anyhow::Result<()>,
     U: FnMut() -> anyhow::Result<()>,
 {
     fn batch(&mut self, times: usize, samples: &mut Vec<f64>) -> anyhow::Result<()> {
-        for _ in 0..times {
+        for _ in 0..times.div_ceil(self.count) {
             let began = Instant::now();
             (self.step)()?;
-            samples.push(began.elapsed().as_nanos() as f64);
+            samples.push(began.elapsed().as_nanos() as f64 / self.count as f64);
             (self.undo)()?;
         }
         Ok(())

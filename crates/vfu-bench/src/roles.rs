@@ -6,16 +6,18 @@ use std::io::{IoSliceMut, Read, Write, stdin};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::write;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
-use vfu::Server;
 use vfu::client::{Client, DmaMemory, Memory, READ_WRITE};
 use vfu::wire::Errno;
+use vfu::{Server, Spin};
 
 use crate::rows::device::{Plain, pci};
 
@@ -39,20 +41,34 @@ fn play(role: &str) -> anyhow::Result<()> {
     let socket: OwnedFd = stdin().as_fd().try_clone_to_owned()?;
     let words: Vec<&str> = role.split(' ').collect();
     match words[..] {
-        ["server"] => Ok(Server::builder(pci()).fd(socket)?.run(|_| Plain::new())?),
+        ["server", spin] => {
+            let spin = if spin == "spin" { SPIN } else { Spin::Off };
+            Ok(Server::builder(pci()).spin(spin).fd(socket)?.run(|_| Plain::new())?)
+        }
         ["client", twin] => client(socket, twin == "twin"),
+        ["repeat", name, times] => crate::operations::repeat(name, times.parse()?),
         ["footprint"] => footprint(socket.into()),
-        ["raw", request, reply] => raw(socket.into(), request.parse()?, reply.parse()?),
-        ["raw-fd", request, reply] => raw_fd(socket, request.parse()?, reply.parse()?),
+        ["raw", request, reply, every] => {
+            raw(socket.into(), request.parse()?, reply.parse()?, every.parse()?)
+        }
+        ["raw-fd", request, reply, every] => {
+            raw_fd(socket, request.parse()?, reply.parse()?, every.parse()?)
+        }
         _ => bail!("there is no such role"),
     }
 }
 
-/// Answers messages of one length with messages of another, as little as can be done.
-fn raw(mut socket: UnixStream, request: usize, reply: usize) -> anyhow::Result<()> {
+/// Answers one in so many messages of one length with a message of another, as little as can be done.
+fn raw(mut socket: UnixStream, request: usize, reply: usize, every: usize) -> anyhow::Result<()> {
     let (mut request, reply) = (vec![0; request], vec![0; reply]);
-    while socket.read_exact(&mut request).is_ok() && socket.write_all(&reply).is_ok() {}
-    Ok(())
+    loop {
+        for _ in 0..every {
+            if socket.read_exact(&mut request).is_err() {
+                return Ok(());
+            }
+        }
+        socket.write_all(&reply)?;
+    }
 }
 
 /// Tells what an idle device takes, in a process that has done nothing before.
@@ -61,20 +77,26 @@ fn footprint(mut socket: UnixStream) -> anyhow::Result<()> {
 }
 
 /// As [`raw`], and closes the descriptor that comes with each request.
-fn raw_fd(socket: OwnedFd, request: usize, reply: usize) -> anyhow::Result<()> {
+fn raw_fd(socket: OwnedFd, request: usize, reply: usize, every: usize) -> anyhow::Result<()> {
     let (mut request, reply) = (vec![0; request], vec![0; reply]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     loop {
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut into = [IoSliceMut::new(&mut request)];
-        let got = recvmsg(&socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC);
-        drop(control); // closes it
-        let sent = got.is_ok_and(|got| got.bytes > 0) && write(&socket, &reply).is_ok();
-        if !sent {
-            return Ok(());
+        for _ in 0..every {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut into = [IoSliceMut::new(&mut request)];
+            let got = recvmsg(&socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC);
+            drop(control); // closes it
+            if !got.is_ok_and(|got| got.bytes > 0) {
+                return Ok(());
+            }
         }
+        write(&socket, &reply)?;
     }
 }
+
+/// How a process of ours spins, if it does: told where to run, it does not find out by itself that the
+/// other end is elsewhere.
+pub(crate) const SPIN: Spin = Spin::AtMost(Duration::from_micros(50));
 
 /// Our client, whose memory is reached by messages, until its server leaves.
 fn client(socket: OwnedFd, twin: bool) -> anyhow::Result<()> {
@@ -104,6 +126,15 @@ impl DmaMemory for Nothing {
     }
 }
 
+fn program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("where this program is")
+}
+
+/// Has another program run this one, as a child.
+pub(crate) fn child<'a>(by: &'a mut Command, role: &str) -> anyhow::Result<&'a mut Command> {
+    Ok(by.arg(program()?).env(VARIABLE, role))
+}
+
 /// A child at the other end of a socket. It ends with its socket.
 pub(crate) struct Process {
     child: Child,
@@ -111,9 +142,23 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts one that serves the bench's device; gives the client's end.
-    pub(crate) fn server() -> anyhow::Result<(Process, OwnedFd)> {
-        let (process, socket) = Process::start("server")?;
+    pub(crate) fn server(spin: Spin) -> anyhow::Result<(Process, OwnedFd)> {
+        let role = if spin == Spin::Off { "server sleep" } else { "server spin" };
+        let (process, socket) = Process::start(role)?;
         Ok((process, socket.into()))
+    }
+
+    /// As [`server`](Self::server), run by another program.
+    pub(crate) fn server_by(mut by: Command) -> anyhow::Result<(Process, OwnedFd)> {
+        let (process, socket) = Process::start_as(child(&mut by, "server sleep")?)?;
+        Ok((process, socket.into()))
+    }
+
+    /// Waits for its end, which its socket's brings about.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the other end: {status}");
+        Ok(())
     }
 
     /// Starts one that is a client with memory for messages; gives the server's end.
@@ -122,14 +167,22 @@ impl Process {
         Ok((process, socket.into()))
     }
 
-    /// As [`raw`](Self::raw); a descriptor comes with each request.
-    pub(crate) fn raw_fd(request: usize, reply: usize) -> anyhow::Result<(Process, UnixStream)> {
-        Process::start(&format!("raw-fd {request} {reply}"))
+    /// Starts one that answers one in `every` messages of `request` bytes with `reply` bytes.
+    pub(crate) fn raw(
+        request: usize,
+        reply: usize,
+        every: usize,
+    ) -> anyhow::Result<(Process, UnixStream)> {
+        Process::start(&format!("raw {request} {reply} {every}"))
     }
 
-    /// Starts one that answers messages of `request` bytes with `reply` bytes.
-    pub(crate) fn raw(request: usize, reply: usize) -> anyhow::Result<(Process, UnixStream)> {
-        Process::start(&format!("raw {request} {reply}"))
+    /// As [`raw`](Self::raw); a descriptor comes with each request.
+    pub(crate) fn raw_fd(
+        request: usize,
+        reply: usize,
+        every: usize,
+    ) -> anyhow::Result<(Process, UnixStream)> {
+        Process::start(&format!("raw-fd {request} {reply} {every}"))
     }
 
     /// The bytes of an idle device, as a child finds them.
@@ -141,24 +194,34 @@ impl Process {
     }
 
     fn start(role: &str) -> anyhow::Result<(Process, UnixStream)> {
+        let mut command = Command::new(program()?);
+        Process::start_as(command.env(VARIABLE, role))
+    }
+
+    fn start_as(command: &mut Command) -> anyhow::Result<(Process, UnixStream)> {
         let (near, far) = UnixStream::pair().context("a socket pair")?;
-        let program = std::env::current_exe().context("where this program is")?;
-        let child = Command::new(program)
-            .env(VARIABLE, role)
-            .stdin(Stdio::from(OwnedFd::from(far)))
-            .stdout(Stdio::null())
-            .spawn()
-            .with_context(|| format!("starting the other end ({role})"))?;
+        let command = command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::null());
+        let child = command.spawn().context("starting the other end")?;
         Ok((Process { child }, near))
     }
 
     /// The CPU time that it has used, in nanoseconds. Exact while it sleeps.
     pub(crate) fn cpu(&self) -> anyhow::Result<u64> {
-        let path = format!("/proc/{}/schedstat", self.child.id());
-        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        let first = text.split(' ').next().and_then(|first| first.parse().ok());
-        first.ok_or_else(|| anyhow!("{path} has no time in it"))
+        cpu_of(self.child.id())
     }
+}
+
+/// The CPU time that the threads of a process have used, in nanoseconds. Exact while they sleep.
+pub(crate) fn cpu_of(process: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{process}/task");
+    let mut sum = 0;
+    for thread in std::fs::read_dir(&path).with_context(|| path.clone())? {
+        let path = thread?.path().join("schedstat");
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let first = text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
+        sum += first.ok_or_else(|| anyhow!("{} has no time in it", path.display()))?;
+    }
+    Ok(sum)
 }
 
 impl Drop for Process {

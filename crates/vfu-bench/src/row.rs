@@ -21,6 +21,8 @@ pub enum Group {
     Translation,
     /// DMA_MAP and DMA_UNMAP.
     Mappings,
+    /// The log of dirty pages.
+    Dirty,
     /// Interrupts, and looking whether there is anything to do.
     Events,
     /// Memory and set-up.
@@ -29,12 +31,13 @@ pub enum Group {
 
 impl Group {
     /// All of them, in the order of the table.
-    pub const ALL: [Group; 7] = [
+    pub const ALL: [Group; 8] = [
         Group::Access,
         Group::MessageDma,
         Group::DirectDma,
         Group::Translation,
         Group::Mappings,
+        Group::Dirty,
         Group::Events,
         Group::Footprint,
     ];
@@ -47,6 +50,7 @@ impl Group {
             Group::DirectDma => "DMA through shared memory",
             Group::Translation => "Address translation",
             Group::Mappings => "DMA_MAP and DMA_UNMAP",
+            Group::Dirty => "Dirty pages",
             Group::Events => "Interrupts and event loops",
             Group::Footprint => "Memory and set-up",
         }
@@ -65,6 +69,8 @@ pub struct Row {
     pub limit: String,
     /// The ratio that we aim at, if there is one.
     pub target: Option<f64>,
+    /// Takes many seconds, whatever the effort: not for a first look.
+    pub slow: bool,
     pub(crate) run: Box<Run>,
 }
 
@@ -80,12 +86,17 @@ impl Row {
         run: impl Fn(Effort) -> anyhow::Result<Measured> + 'static,
     ) -> Row {
         let (name, about, limit) = (name.into(), about.into(), limit.into());
-        Row { name, group, about, limit, target: None, run: Box::new(run) }
+        Row { name, group, about, limit, target: None, slow: false, run: Box::new(run) }
     }
 
     /// The most that the ratio should be.
     pub(crate) fn at_most(mut self, ratio: f64) -> Row {
         self.target = Some(ratio);
+        self
+    }
+
+    pub(crate) fn slow(mut self, slow: bool) -> Row {
+        self.slow = slow;
         self
     }
 

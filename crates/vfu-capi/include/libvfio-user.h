@@ -281,6 +281,15 @@ int vfu_irq_trigger(vfu_ctx_t *vfu_ctx, uint32_t subindex);
 /* An address as the device sees it (IOVA). Not a pointer to anything here. */
 typedef void *vfu_dma_addr_t;
 
+/*
+ * A client that cuts its memory's file short takes pages away under pointers that the device has. Touching one is a
+ * SIGBUS, which the library handles: the device finds zeros there, and goes on. After that vfu_sgl_get() fails for this
+ * memory (EFAULT), and vfu_sgl_read() and vfu_sgl_write() reach what is left of the file. Any other SIGBUS goes to the
+ * handler that was there when the first memory was mapped. So a program that handles SIGBUS does so before that, or
+ * hands on what is not its own; and threads that use pointers do not block it. Memfds that are sealed against shrinking
+ * (F_SEAL_SHRINK) need none of this, and for them alone, unless they have huge pages, no handler is put in place.
+ */
+
 /* A piece of the client's memory. Allocate dma_sg_size() bytes for each. */
 struct dma_sg;
 typedef struct dma_sg dma_sg_t;

@@ -7,7 +7,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::Ordering;
 
 use vfu::DmaError;
-use vfu::raw::{Claim, Command, Direct, Serve, Session, View};
+use vfu::raw::{Claim, Command, Direct, Memory, Serve, Session, View};
 
 use crate::ctx::{Context, FLAG_REENTRANT, context};
 use crate::errno::{self, EACCES, EFAULT, EINVAL, ENOENT, ENOTSUP, EPERM, entry, quiet};
@@ -110,6 +110,11 @@ impl Context {
     }
 }
 
+/// Where a mapping is in this process, unless the client has taken pages of it away.
+fn usable(region: View<'_>) -> Option<Memory> {
+    region.memory().filter(|_| !region.is_lost())
+}
+
 /// Where entries are in this process.
 ///
 /// # Safety
@@ -130,7 +135,7 @@ pub unsafe extern "C" fn vfu_sgl_get(
             return Err(EINVAL);
         }
         for (i, sg) in sgl.iter().enumerate() {
-            let memory = ctx.with_region(sg, |region| region.memory())?;
+            let memory = ctx.with_region(sg, usable)?;
             let start = memory.ok_or(EFAULT)?.start.as_ptr();
             let base = start.wrapping_add(sg.offset as usize).cast();
             // SAFETY: as above.
@@ -178,7 +183,7 @@ pub unsafe extern "C" fn vfu_sg_is_mappable(ctx: *mut Ctx, sg: *mut Sg) -> bool 
         let ctx = context!(ctx);
         // SAFETY: the program vouches for an entry, or passes NULL.
         let sg = unsafe { sg.as_ref() }.ok_or(EINVAL)?;
-        ctx.with_region(sg, |region| region.memory().is_some())
+        ctx.with_region(sg, |region| usable(region).is_some())
     })
 }
 

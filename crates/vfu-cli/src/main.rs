@@ -7,9 +7,11 @@ mod demo;
 mod describe;
 mod exit;
 mod fd;
+mod janitor;
 mod log;
 mod migrate;
 mod probe;
+mod sandbox;
 mod serve;
 
 use std::io::Write;
@@ -61,6 +63,8 @@ enum Command {
     Demo(demo::Args),
     Bench(bench::Args),
     Completions(completions::Args),
+    #[command(name = janitor::COMMAND, hide = true)]
+    Janitor(janitor::Args),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Completions(args) => completions::run(args),
+        Command::Janitor(args) => janitor::run(&args),
     };
     result.unwrap_or_else(|error| {
         let _closed = writeln!(std::io::stderr(), "vfu: {}", exit::describe(&error));

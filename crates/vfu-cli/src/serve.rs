@@ -15,12 +15,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use tracing::info;
-use vfu::Limits;
 use vfu::server::{Bound, BuildError, Stopper};
+use vfu::{Limits, MemoryPolicy, Spin};
 use vfu_devices::{Model, Options};
 
 use crate::exit::Exit;
 use crate::fd::take_inherited;
+use crate::sandbox::Sandbox;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,10 +93,35 @@ pub(crate) struct Args {
     #[arg(long)]
     no_twin: bool,
 
+    /// Look for the client's next command for a short time before sleeping: auto, off, or at most so
+    /// many microseconds
+    ///
+    /// It halves the time of an access or more where client and server run on CPUs of their own, and
+    /// takes CPU time, with which a guest could do better if there is not enough. The time adapts
+    /// itself: an idle device does not look. `auto` is 50, and off where the command may use one CPU
+    /// only; the most is 100.
+    #[arg(long, value_name = "HOW", default_value = "off", value_parser = parse_spin)]
+    spin: Spin,
+
+    /// Give up, once it listens, all that a server does not need
+    ///
+    /// Then the process, whatever a client or a bug makes of it, can open, make and remove no file, run
+    /// no program, connect to nothing, and make the system calls of a server only; the rest fail with
+    /// EPERM. What was opened before, and descriptors that clients send, are not narrowed. It takes
+    /// landlock (Linux 5.13, the whole of it 6.12) and seccomp, and no privileges. A second process
+    /// removes the socket at the end. `--sandbox` alone is `on`.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Sandbox::Auto)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    sandbox: Sandbox,
+
     /// How long a client may take to answer a DMA message, in seconds; 0: for ever
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_timeout)]
     #[arg(allow_negative_numbers = true)]
     timeout: Timeout,
+
+    /// What to do about clients that share memory files and take pages of them away
+    #[arg(long, value_name = "POLICY", default_value = "guarded", value_parser = memory_parser())]
+    memory: MemoryPolicy,
 
     /// Give the device an expansion ROM: the image in this file, at most 16 MiB
     ///
@@ -116,11 +142,47 @@ pub(crate) fn model_parser() -> impl TypedValueParser<Value = Model> {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Model>())
 }
 
+/// The names of the policies, and what they do.
+const POLICIES: [(&str, MemoryPolicy, &str); 4] = [
+    ("trusting", MemoryPolicy::Trusting, "nothing: the missing page ends the server, by SIGBUS"),
+    ("guarded", MemoryPolicy::Guarded, "the DMA that meets the missing page fails"),
+    (
+        "copying",
+        MemoryPolicy::Copying,
+        "files are read and written and not mapped, which is slower",
+    ),
+    (
+        "sealed",
+        MemoryPolicy::Sealed,
+        "only memfds that are sealed against shrinking are taken, such as QEMU's \
+         memory-backend-memfd; DMA_MAP of others fails",
+    ),
+];
+
+fn memory_parser() -> impl TypedValueParser<Value = MemoryPolicy> {
+    let names = POLICIES.map(|(name, _, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(names).map(|name| {
+        let policy = POLICIES.iter().find(|(other, ..)| *other == name);
+        policy.map_or_else(MemoryPolicy::default, |(_, policy, _)| *policy)
+    })
+}
+
 fn parse_timeout(text: &str) -> Result<Timeout, String> {
     let wrong = || format!("not a time in seconds: '{text}'; give a number such as 2 or 0.5");
     let seconds: f64 = text.parse().map_err(|_| wrong())?;
     let timeout = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
     Ok(Timeout(Some(timeout).filter(|t| !t.is_zero())))
+}
+
+fn parse_spin(text: &str) -> Result<Spin, String> {
+    match (text, text.parse()) {
+        ("off", _) => Ok(Spin::Off),
+        ("auto", _) => Ok(Spin::Auto),
+        (_, Ok(us)) if (1..=Spin::MOST.as_micros()).contains(&u128::from(us)) => {
+            Ok(Spin::AtMost(Duration::from_micros(us)))
+        }
+        _ => Err(format!("give auto, off, or 1 to {} microseconds", Spin::MOST.as_micros())),
+    }
 }
 
 /// A number, decimal or hexadecimal with `0x`.
@@ -147,6 +209,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     // From here on a signal can't be missed.
     let signals = Signals::new([SIGTERM, SIGINT]).context("can't handle signals")?;
     let (bound, place) = bind(model, &args)?;
+    let _removes_the_socket = args.sandbox.enter(args.socket_path.as_deref())?;
     let mut server = model.serve(bound, &options)?;
     stop_by(signals, server.stopper())?;
     let (vendor, device) = model.ids();
@@ -170,8 +233,8 @@ fn list() -> anyhow::Result<ExitCode> {
 /// Gets the socket, and says where it is.
 fn bind(model: Model, args: &Args) -> anyhow::Result<(Bound, String)> {
     let limits = Limits { reply_timeout: args.timeout.0, ..Limits::default() };
-    let builder =
-        model.builder()?.limits(limits).twin_socket(!args.no_twin).incoming(args.incoming);
+    let builder = model.builder()?.limits(limits).spin(args.spin).memory_policy(args.memory);
+    let builder = builder.twin_socket(!args.no_twin).incoming(args.incoming);
     let builder = match &args.rom {
         Some(file) => builder.rom(read_rom(file)?),
         None => builder,

@@ -58,10 +58,27 @@ fn a_page_is_written() {
 }
 
 #[test]
+fn chosen_rows_as_markdown() {
+    let out = bench(&["-q", "--markdown", "direct-read-4B"]);
+    let text = ends(&out, 0);
+    assert!(text.contains("| DMA through shared memory | limit |"), "{text}");
+    assert!(text.contains("(`direct-read-4B`) |"), "{text}");
+    ends(&bench(&["--markdown", "--json", "direct-read-4B"]), 2);
+}
+
+#[test]
+fn a_first_look_leaves_out_what_takes_long_and_says_so() {
+    let text = ends(&bench(&["-q", "translate-same", "1000000"]), 0);
+    assert!(text.contains("left out") && text.contains("translate-random-1000000"), "{text}");
+    assert!(text.contains("translate-same"), "{text}");
+}
+
+#[test]
 fn any_server_can_be_measured() {
     let server = TestServer::start();
     let out = bench(&["-q", "--json", "--socket", server.path().to_str().unwrap()]);
-    assert_eq!(measured(&ends(&out, 0)), ["config-read4", "config-read256"]);
+    let rows = ["config-read4", "config-read256", "config-read4-server-cpu", "map-fd", "unmap-fd"];
+    assert_eq!(measured(&ends(&out, 0)), rows);
     server.stop().unwrap();
 }
 

@@ -4,13 +4,16 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use vfu::Client;
+use vfu::client::{Client, ClientError};
 use vfu_devices::dmatest::{command, register};
-use vfu_testkit::Vmm;
+use vfu_testkit::{KitError, Vmm};
 
 fn vfu() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vfu"));
@@ -136,6 +139,22 @@ fn completions_know_the_devices() {
 }
 
 #[test]
+fn it_spins_if_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    for spin in ["auto", "off", "1", "100"] {
+        let path = folder.path().join(spin);
+        let mut command = vfu();
+        let _serving = Serving::start(
+            command.args(["serve", "edu", "--spin", spin, "--socket-path"]).arg(&path),
+        );
+        let vmm = Vmm::connect(&path).unwrap();
+        for _ in 0..100 {
+            assert_eq!(vmm.read32(0, 0).unwrap(), 0x0100_00ed);
+        }
+    }
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     let unknown = vfu_with(&["serve", "edo", "--socket-path", "s"]);
     fails(&unknown, 2, &["'edo'", "possible values: bartest, dmatest, edu"]);
@@ -144,6 +163,10 @@ fn wrong_usage_ends_with_2() {
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--fd", "3"]), 2, &["cannot be used with"]);
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--timeout", "-1"]), 2, &["--timeout"]);
     fails(&vfu_with(&["serve", "edu", "-s", "s", "--timeout=soon"]), 2, &["'soon'", "such as 2"]);
+    for spin in ["--spin=0", "--spin=101", "--spin=on"] {
+        let wrong = vfu_with(&["serve", "edu", "-s", "s", spin]);
+        fails(&wrong, 2, &["auto, off, or 1 to 100 microseconds"]);
+    }
     let mask = vfu_with(&["serve", "idio16", "-s", "s", "--dma-mask", "1"]);
     fails(&mask, 2, &["--dma-mask", "only edu"]);
     assert!(!Path::new("s").exists());
@@ -370,4 +393,92 @@ fn what_a_driver_wanted_and_the_device_has_not_is_said_when_it_leaves() {
     ] {
         assert_eq!(rest.matches(line).count(), 1, "{rest}");
     }
+}
+
+/// A client that cuts its memory off.
+#[test]
+fn a_policy_for_the_memory_of_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    for policy in ["trusting", "guarded", "copying", "sealed"] {
+        let path = folder.path().join(policy);
+        let mut command = vfu();
+        command.args(["serve", "dmatest", "--memory", policy, "--socket-path"]).arg(&path);
+        let serving = Serving::start(&mut command);
+        let vmm = Vmm::connect(&path).unwrap();
+        vmm.enumerate().unwrap();
+        let ram = vmm.share_ram(0x10_0000, 0x4000);
+        if policy == "sealed" {
+            assert!(matches!(ram, Err(KitError::Client(ClientError::Refused { .. }))), "{ram:?}");
+            serving.signal(Signal::TERM);
+            let (_, rest) = serving.end();
+            assert!(rest.contains("not sealed against shrinking (F_SEAL_SHRINK)"), "{rest}");
+            continue;
+        }
+        let ram = ram.unwrap();
+        vmm.write64(0, register::SOURCE, 0x10_0000).unwrap();
+        vmm.write64(0, register::DESTINATION, 0x10_2000).unwrap();
+        vmm.write32(0, register::LENGTH, 4096).unwrap();
+        vmm.write32(0, register::COMMAND, command::IN_HANDLER).unwrap();
+        assert_eq!(vmm.read32(0, register::ERRNO).unwrap(), 0);
+        ram.truncate(0).unwrap();
+        let copied = vmm.write32(0, register::COMMAND, command::IN_HANDLER);
+        if policy == "trusting" {
+            copied.unwrap_err();
+            assert_eq!(serving.end().0.signal(), Some(Signal::BUS.as_raw()));
+            continue;
+        }
+        copied.unwrap();
+        assert_eq!(vmm.read32(0, register::ERRNO).unwrap(), 14, "EFAULT");
+        // Served on, this client and the next.
+        drop(vmm);
+        Vmm::connect(&path).unwrap().enumerate().unwrap();
+        serving.signal(Signal::TERM);
+        assert_eq!(serving.end().0.code(), Some(0));
+    }
+    fails(&vfu_with(&["serve", "edu", "-s", "s", "--memory", "x"]), 2, &["'x'", "copying, sealed"]);
+}
+
+/// How many seccomp filters the process has.
+fn filters(serving: &Serving) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")).unwrap();
+    line.trim().parse().unwrap()
+}
+
+#[test]
+fn it_enters_its_sandbox_unless_told_not_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let outside = Serving::start(vfu().args(["serve", "edu", "--sandbox=off", "-s"]).arg(&path));
+    let before = filters(&outside);
+    drop(outside);
+    assert_eq!(filters(&Serving::at("edu", &path)), before + 2);
+    let wrong = vfu_with(&["serve", "edu", "-s", "s", "--sandbox=maybe"]);
+    fails(&wrong, 2, &["'maybe'", "possible values: auto, on, off"]);
+}
+
+#[test]
+fn the_socket_of_a_sandbox_goes_even_if_the_server_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let serving = Serving::at("edu", &path);
+    serving.signal(Signal::KILL);
+    serving.end();
+    let never = Instant::now() + Duration::from_secs(60);
+    while path.exists() {
+        assert!(Instant::now() < never, "the socket is still there");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_socket_that_replaced_the_one_of_a_sandbox_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let serving = Serving::at("edu", &path);
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    serving.signal(Signal::TERM);
+    assert!(serving.end().0.success());
+    assert!(path.exists());
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
-use crate::dma::Mapping;
+use crate::dma::{Mapping, Wanted};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering, fence};
 
@@ -62,7 +62,8 @@ impl SharedMemory {
         ftruncate(&fd, size)?;
         // Or the client could cut it off under our mapping.
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        let mapping = Mapping::new(fd.as_fd(), 0, size, true, true)?;
+        let wanted = Wanted { readable: true, writable: true, guarded: false };
+        let mapping = Mapping::new(fd.as_fd(), 0, size, wanted)?;
         let (watched, watchers) = (AtomicBool::new(false), Mutex::default());
         Ok(SharedMemory(Arc::new(Inner { fd, mapping, size, watched, watchers })))
     }

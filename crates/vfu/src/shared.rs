@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::context::{self, Inside};
 use crate::dma::dirty::Log;
-use crate::dma::{DmaError, Table};
+use crate::dma::{DmaError, MemoryPolicy, Table};
 use crate::irq::{Gates, Irqs};
 use crate::link::{Asker, Link, Reenter};
 use crate::pci::{ConfigSpace, PowerState};
@@ -97,10 +97,11 @@ impl Shared {
         irqs: Irqs,
         needs_bus_master: bool,
         handler_timeout: Option<Duration>,
+        memory: MemoryPolicy,
         regions: Arc<Regions>,
     ) -> Self {
         let shared = Shared {
-            table: Table::default(),
+            table: Table::new(memory),
             dirty: Log::default(),
             irqs,
             bus_master: AtomicBool::new(false),

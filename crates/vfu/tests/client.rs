@@ -10,7 +10,7 @@ use vfu::Client;
 use vfu::client::{ClientBuilder, ClientError, Memory, READ_WRITE};
 use vfu::wire::{
     Command, DmaMapFlags, DmaReadReply, DmaReadRequest, DmaWriteReply, DmaWriteRequest, Errno,
-    RegionReadReply, RegionReadRequest, Request,
+    RegionReadReply, RegionReadRequest, Request, WriteEntry,
 };
 use vfu_testkit::{
     DEADLINE, MessageRam, RawListener, RawMessage, RawPeer, SharedRam, command, message, posted,
@@ -299,15 +299,15 @@ fn the_end_of_the_session_ends_every_wait() {
         reads.iter().for_each(|_| drop(main.recv().unwrap()));
         drop(main);
         for read in reads {
-            assert!(matches!(read.end(), Err(ClientError::Closed)));
+            assert!(matches!(read.end(), Err(ClientError::Closed(_))));
         }
-        assert!(matches!(start_read(&client).end(), Err(ClientError::Closed)));
+        assert!(matches!(start_read(&client).end(), Err(ClientError::Closed(_))));
     }
     let (client, main, _) = begin(false);
     let read = start_read(&client);
     main.recv().unwrap();
     client.close();
-    assert!(matches!(read.end(), Err(ClientError::Closed)));
+    assert!(matches!(read.end(), Err(ClientError::Closed(_))));
     main.expect_eof().unwrap();
     let (client, main, twin) = begin(true);
     assert!(!start_read(&client).has_ended());
@@ -385,4 +385,25 @@ fn accesses_are_split_at_the_servers_limit() {
         main.send(&request.reply(&payload)).unwrap();
     }
     assert_eq!(read.end().unwrap(), [0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27]);
+}
+
+#[test]
+fn no_more_writes_are_done_than_were_asked_for() {
+    let listener = RawListener::new().unwrap();
+    let path = listener.path().to_path_buf();
+    let client = Background::start(move || Client::connect(path));
+    let main = listener.accept().unwrap();
+    main.answer_handshake(r#"{"capabilities":{"write_multiple":true}}"#, &[]).unwrap();
+    let client = client.end().unwrap();
+    let writes = [WriteEntry::new(0, 0, &[1]).unwrap(); 2];
+    for (claimed, is_believed) in [(2_u64, true), (3, false), (u64::MAX, false)] {
+        let client = client.clone();
+        let written = Background::start(move || client.region_write_multi(&writes));
+        let request = main.recv().unwrap();
+        main.send(&request.reply(&claimed.to_le_bytes())).unwrap();
+        match written.end() {
+            Ok(count) => assert!(is_believed && count == claimed),
+            Err(e) => assert!(!is_believed && matches!(e, ClientError::Malformed { .. }), "{e}"),
+        }
+    }
 }

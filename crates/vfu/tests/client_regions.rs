@@ -157,7 +157,23 @@ fn lies_are_reached_by_message() {
     });
 }
 
-/// What is mapped can't be taken from under us: a file that can be cut off is read and written.
+/// Its pages are mapped for reading only: a write there would be a SIGSEGV.
+#[test]
+fn a_region_that_can_not_be_written_is_written_by_message() {
+    let read_only = RegionInfo { flags: RegionFlags::READ | RegionFlags::MMAP, ..info() };
+    for sealed in [true, false] {
+        let theirs = file(SIZE, sealed);
+        mapped(&read_only, vec![rustix::io::dup(&theirs).unwrap()], |region| {
+            assert!(region.is_direct(0, 4));
+            region.write(0, &[0x22; 4]).unwrap();
+        });
+        let mut first = [0; 4];
+        rustix::io::pread(&theirs, &mut first, 0).unwrap();
+        assert_eq!(first, [0x11; 4]);
+    }
+}
+
+/// What is left of the region is reached by messages. (`memory_policy` has more of that.)
 #[test]
 fn a_file_that_is_cut_off_later_kills_nobody() {
     let theirs = file(SIZE, false);

@@ -294,10 +294,10 @@ fn k5_a_disconnect_ends_every_request_at_once() {
                 drop(main);
             }
             for read in reads {
-                assert!(matches!(read.end(), Err(ClientError::Closed)));
+                assert!(matches!(read.end(), Err(ClientError::Closed(_))));
             }
             let again = pair.client.region_read(0, 0, &mut [0]);
-            assert!(matches!(again, Err(ClientError::Closed)));
+            assert!(matches!(again, Err(ClientError::Closed(_))));
         }
     }
 }
@@ -437,5 +437,5 @@ fn c8b_dma_on_the_main_socket_is_refused_if_there_is_a_twin() {
     assert_eq!(pair.client.counters().misplaced_commands, 64);
     pair.main.send(&command(65, &dma_write(BASE, b"evil"))).unwrap();
     pair.main.expect_eof().unwrap();
-    assert!(matches!(pair.read().end(), Err(ClientError::Closed)));
+    assert!(matches!(pair.read().end(), Err(ClientError::Closed(_))));
 }

@@ -199,8 +199,10 @@ fn logging_goes_on_after_a_reset() {
 fn writes_that_fail_at_once_are_no_writes() {
     let place = place();
     let ram = place.ram(BASE, 0x1_0000);
-    place.client.start_dma_logging(PAGE).unwrap();
     ram.truncate(0x1000).unwrap();
+    // This one finds out how long the file is now.
+    place.dma.write(BASE + 0x2000, &[1]).unwrap_err();
+    place.client.start_dma_logging(PAGE).unwrap();
     place.dma.write(BASE + 0x2000, &[1]).unwrap_err();
     place.dma.write(BASE + 0x2_0000, &[1]).unwrap_err();
     assert_eq!(place.report(BASE, 0x1_0000, PAGE), []);

@@ -8,7 +8,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vfu::client::{Client, DmaMemory, Memory, READ_WRITE};
 use vfu::server::Running;
 use vfu::wire::Errno;
-use vfu::{Access, Bar, Device, DmaError, Fault, Handle, IrqIndex, Pci, Server};
+use vfu::{Access, Bar, Device, DmaError, Fault, Handle, IrqIndex, Pci, Server, Spin};
 
 /// Copies 4 KiB from one address to another, on a worker thread, and interrupts.
 struct Copier {
@@ -61,16 +61,21 @@ fn pci() -> Pci {
 }
 
 fn fixture(twin: bool) -> Fixture {
+    spinning(twin, Spin::Off)
+}
+
+fn spinning(twin: bool, spin: Spin) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("copier.sock");
     let result = Arc::new(Mutex::new(None));
     let server = Server::builder(pci())
+        .spin(spin)
         .listen(&path)
         .unwrap()
         .serve(|handle| Copier { handle, src: 0, dst: 0, result: result.clone() })
         .unwrap()
         .spawn();
-    let client = Client::builder().twin_socket(twin).connect(&path).unwrap();
+    let client = Client::builder().spin(spin).twin_socket(twin).connect(&path).unwrap();
     assert_eq!(client.has_twin_socket(), twin);
     client.region_write(7, 4, &[0x06, 0]).unwrap(); // Command: memory space, bus master
     let interrupt = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
@@ -90,6 +95,9 @@ impl Fixture {
         self.result.lock().unwrap().take()
     }
 }
+
+/// Whether threads that wait look for a while before they sleep.
+const SPINS: [Spin; 3] = [Spin::Off, Spin::Auto, Spin::AtMost(Spin::MOST)];
 
 fn pattern(seed: u8) -> Vec<u8> {
     (0..4096u32).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect()
@@ -148,8 +156,8 @@ fn direct_dma_copies() {
 
 #[test]
 fn message_dma_copies() {
-    for twin in [false, true] {
-        let f = fixture(twin);
+    for (twin, spin) in [false, true].into_iter().flat_map(|twin| SPINS.map(|spin| (twin, spin))) {
+        let f = spinning(twin, spin);
         let ram = Arc::new(Ram(Mutex::new(vec![0; 1 << 20])));
         ram.0.lock().unwrap()[0x3000..0x4000].copy_from_slice(&pattern(9));
         f.client.dma_map(0x10_0000, 1 << 20, READ_WRITE, Memory::Messages(ram.clone())).unwrap();
@@ -158,5 +166,8 @@ fn message_dma_copies() {
             assert_eq!(ram.0.lock().unwrap()[0x9000..0xa000], pattern(9));
             ram.0.lock().unwrap()[0x9000..0xa000].fill(0);
         }
+        // Nobody is kept from ending by who looks, or has looked.
+        f.server.stop().unwrap();
+        assert!(f.client.region_read(0, 0, &mut [0; 8]).is_err());
     }
 }

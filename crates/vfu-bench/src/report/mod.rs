@@ -1,6 +1,7 @@
-//! What was measured, for people, for programs and as a page.
+//! What was measured, for people, for programs and for pages.
 
 mod html;
+mod markdown;
 mod text;
 
 use serde::Serialize;
@@ -9,6 +10,7 @@ use crate::machine::Machine;
 use crate::row::{Counted, Group, Measured, Row};
 
 pub use html::page;
+pub use markdown::markdown;
 pub use text::{heading, line};
 
 /// Everything that a run gave.

@@ -63,6 +63,21 @@ fn the_page_escapes_and_needs_nothing_else() {
 }
 
 #[test]
+fn markdown_has_a_table_for_each_group_that_was_measured() {
+    let mut report = report();
+    report.add(&row(Some(1.10)), Ok(measured(1.05)));
+    report.add(&row(None), Err(anyhow::anyhow!("no CPU")));
+    let text = markdown(&report);
+    let rows: Vec<_> = text.lines().filter(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), 4, "{text}");
+    let bars = |line: &&str| line.matches('|').count();
+    assert!(rows.iter().all(|line| bars(line) == 7), "{text}");
+    for part in ["1.00 us | 1.05 us | 2.10 us | 1.05 | 1.10 |", "not measured: no CPU", "x < y"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
 fn json_has_figures_and_reasons() {
     let mut report = report();
     report.add(&row(Some(1.10)), Ok(measured(1.05)));

@@ -1,5 +1,6 @@
 //! Registers and regions.
 
+use vfu::Spin;
 use vfu::client::Client;
 
 use super::device::{MEMORY, MEMORY_BAR, REGISTER_BAR};
@@ -66,6 +67,13 @@ pub(super) fn rows() -> Vec<Row> {
             let row =
                 Row::new(group, name, about, limit, move |effort| server_cpu(effort, kind, size));
             rows.push(row.at_most(1.10));
+            rows.push(Row::new(
+                group,
+                format!("{verb}-{what}-one-cpu").replace(' ', ""),
+                format!("{verb} {what} of a region, two processes on one CPU"),
+                "two processes that exchange messages of the same sizes",
+                move |effort| round_trip(effort, Place::OneCpu, kind, size),
+            ));
         }
     }
     rows
@@ -151,10 +159,10 @@ struct Ends {
 }
 
 fn start(kind: Kind, size: usize) -> anyhow::Result<Ends> {
-    let (server, socket) = Process::server()?;
+    let (server, socket) = Process::server(Spin::Off)?;
     let client = Client::builder().connect_fd(socket)?;
     let (request, reply) = kind.lengths(size);
-    let (echo, socket) = Process::raw(request, reply)?;
+    let (echo, socket) = Process::raw(request, reply, 1)?;
     let bare = Asker::new(socket, request, reply);
     Ok(Ends { server, client, echo, bare, data: vec![0; size] })
 }

@@ -1,15 +1,16 @@
 //! What a device takes that does nothing, and how soon it is ready.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vfu::Server;
 
 use super::device::{Plain, pci};
-use crate::measure::{Each, Effort, compare};
+use crate::measure::{Bursts, Each, Effort, compare};
 use crate::roles::Process;
 use crate::row::{Counted, Group, Measured, Row};
 
@@ -17,13 +18,62 @@ use crate::row::{Counted, Group, Measured, Row};
 const DEVICES: usize = 1000;
 
 pub(super) fn rows() -> Vec<Row> {
-    vec![Row::new(
-        Group::Footprint,
-        "create",
-        "a device made, and dropped again",
-        "a pair of sockets made, a byte sent over it, and closed",
-        create,
-    )]
+    vec![
+        Row::new(
+            Group::Footprint,
+            "create",
+            "a device made, and dropped again",
+            "a pair of sockets made, a byte sent over it, and closed",
+            create,
+        ),
+        Row::new(
+            Group::Footprint,
+            format!("create-{DEVICES}"),
+            format!("{DEVICES} devices in one process, each at its socket, from nothing to ready"),
+            "as many sockets that listen",
+            create_many,
+        ),
+    ]
+}
+
+/// Many devices that clients can connect to, and as many bare sockets. Dropping them is not measured.
+fn create_many(effort: Effort) -> anyhow::Result<Measured> {
+    raise_limit()?;
+    let folder = tempfile::tempdir()?;
+    let paths: Vec<_> = (0..DEVICES).map(|number| folder.path().join(number.to_string())).collect();
+    let sockets = Cell::new(Vec::new());
+    let bare = || {
+        let listening = paths.iter().map(UnixListener::bind).collect::<Result<Vec<_>, _>>();
+        sockets.set(listening?);
+        Ok(())
+    };
+    let close = || {
+        drop(sockets.take());
+        Ok(paths.iter().try_for_each(std::fs::remove_file)?)
+    };
+    let servers = Cell::new(Vec::new());
+    let make = |path| -> anyhow::Result<Server<Plain>> {
+        Ok(Server::builder(pci()).listen(path)?.serve(|_| Plain::small())?)
+    };
+    let many = || {
+        servers.set(paths.iter().map(make).collect::<Result<Vec<_>, _>>()?);
+        Ok(())
+    };
+    let end = || {
+        drop(servers.take());
+        Ok(())
+    };
+    compare(
+        effort,
+        &mut Bursts { count: DEVICES, step: bare, undo: close },
+        &mut Bursts { count: DEVICES, step: many, undo: end },
+    )
+}
+
+fn raise_limit() -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, most).context("raising the limit of open files")
 }
 
 fn make() -> anyhow::Result<(Server<Plain>, UnixStream)> {
@@ -45,9 +95,7 @@ fn create(effort: Effort) -> anyhow::Result<Measured> {
 /// The memory of an idle device in bytes, from that of many. To be asked in a new process: memory that was
 /// used before and is free would be used again, and not be seen.
 pub(super) fn idle_memory() -> anyhow::Result<u64> {
-    let limit = getrlimit(Resource::Nofile);
-    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    setrlimit(Resource::Nofile, most).context("raising the limit of open files")?;
+    raise_limit()?;
     let warm = make()?;
     let before = resident()?;
     let devices = (0..DEVICES).map(|_| make()).collect::<Result<Vec<_>, _>>()?;

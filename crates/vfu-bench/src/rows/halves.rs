@@ -5,18 +5,18 @@
 //! together, less the round trip that was counted twice.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
 use anyhow::{Context, ensure};
 use vfu::client::Client;
 use vfu::wire::{RegionReadRequest, Request};
-use vfu::{Limits, Server};
+use vfu::{Dma, Server};
 use vfu_testkit::{RawPeer, command};
 
 use super::device::{Plain, REGISTER_BAR, pci};
-use super::raw::{HEAD, HEADER};
+use super::raw::{HEAD, HEADER, send};
 
 const READ: RegionReadRequest = RegionReadRequest { offset: 0, region: REGISTER_BAR, count: 4 };
 
@@ -26,23 +26,48 @@ pub(crate) struct ServerHalf {
     peer: UnixStream,
     request: Vec<u8>,
     reply: [u8; HEAD + 4],
+    answer: Vec<u8>,
+}
+
+/// A whole message, whatever its length.
+fn read_message(mut from: &UnixStream, to: &mut Vec<u8>) -> anyhow::Result<()> {
+    to.resize(HEADER, 0);
+    from.read_exact(to)?;
+    let len = u32::from_le_bytes([to[4], to[5], to[6], to[7]]) as usize;
+    to.resize(len.max(HEADER), 0);
+    Ok(from.read_exact(&mut to[HEADER..])?)
 }
 
 impl ServerHalf {
     pub(crate) fn new() -> anyhow::Result<ServerHalf> {
         let (peer, socket) = UnixStream::pair().context("a socket pair")?;
-        let limits = Limits::default();
-        let server = Server::builder(pci()).limits(limits).fd(OwnedFd::from(socket))?;
+        let server = Server::builder(pci()).bus_master_gate(false).fd(OwnedFd::from(socket))?;
         let mut server = server.serve(|_| Plain::new())?;
         let version = RawPeer::version(1, 0, 0, Some("{}"));
         (&peer).write_all(&version)?;
-        let mut header = [0; HEADER];
         server.process()?;
-        (&peer).read_exact(&mut header)?;
-        let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
-        (&peer).read_exact(&mut vec![0; len.saturating_sub(HEADER)])?;
+        let mut answer = Vec::new();
+        read_message(&peer, &mut answer)?;
         let request = command(2, &Request::RegionRead(READ));
-        Ok(ServerHalf { server, peer, request, reply: [0; HEAD + 4] })
+        Ok(ServerHalf { server, peer, request, reply: [0; HEAD + 4], answer })
+    }
+
+    /// The answer to any command.
+    pub(crate) fn ask(
+        &mut self,
+        request: &[u8],
+        fd: Option<BorrowedFd<'_>>,
+    ) -> anyhow::Result<&[u8]> {
+        send(&self.peer, request, fd)?;
+        self.server.process()?;
+        read_message(&self.peer, &mut self.answer)?;
+        let refused = self.answer[8] & 0x20 != 0;
+        ensure!(!refused, "the server refused a command");
+        Ok(&self.answer)
+    }
+
+    pub(crate) fn dma(&self) -> Dma {
+        self.server.handle().dma()
     }
 
     pub(crate) fn round_trip(&mut self) -> anyhow::Result<()> {

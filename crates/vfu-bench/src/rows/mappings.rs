@@ -1,24 +1,23 @@
 //! DMA_MAP and DMA_UNMAP: a round trip each, with what the server does to reach the memory.
 
-use std::io::{IoSlice, Read};
-use std::mem::MaybeUninit;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use vfu::Spin;
 use vfu::client::{Client, Memory, READ_WRITE};
 use vfu_testkit::SharedRam;
 
 use super::inprocess::{PAGE, RAM};
-use super::raw::{Asker, HEADER};
-use crate::measure::{Each, Effort, Undone, compare};
+use super::raw::{Asker, HEADER, send};
+use crate::measure::{Bursts, Each, Effort, compare};
 use crate::place::{Place, between};
 use crate::roles::Process;
 use crate::row::{Group, Measured, Row};
 
 /// The bytes of a DMA_MAP, and of a DMA_UNMAP or its reply.
-const MAP: usize = HEADER + 32;
-const UNMAP: usize = HEADER + 24;
+pub(super) const MAP: usize = HEADER + 32;
+pub(super) const UNMAP: usize = HEADER + 24;
 
 pub(super) fn rows() -> Vec<Row> {
     let limit = "two processes that exchange messages of the same sizes, and the descriptor";
@@ -42,21 +41,19 @@ pub(super) fn rows() -> Vec<Row> {
     ]
 }
 
-struct Ends {
-    _server: Process,
+/// A client that shares the first page of a file, and a page that comes and goes.
+pub(super) struct Sharing {
     client: Client,
     ram: SharedRam,
 }
 
-fn start() -> anyhow::Result<Ends> {
-    let (server, socket) = Process::server()?;
-    let client = Client::builder().connect_fd(socket)?;
-    let ram = SharedRam::new(RAM, 4 * PAGE)?;
-    client.dma_map(RAM, PAGE, READ_WRITE, Memory::File(ram.as_fd(), 0))?;
-    Ok(Ends { _server: server, client, ram })
-}
+impl Sharing {
+    pub(super) fn start(client: Client) -> anyhow::Result<Sharing> {
+        let ram = SharedRam::new(RAM, 4 * PAGE)?;
+        client.dma_map(RAM, PAGE, READ_WRITE, Memory::File(ram.as_fd(), 0))?;
+        Ok(Sharing { client, ram })
+    }
 
-impl Ends {
     fn map(&self) -> anyhow::Result<()> {
         let memory = Memory::File(self.ram.as_fd(), 2 * PAGE);
         Ok(self.client.dma_map(RAM + 2 * PAGE, PAGE, READ_WRITE, memory)?)
@@ -66,34 +63,46 @@ impl Ends {
         self.client.dma_unmap(RAM + 2 * PAGE, PAGE)?;
         Ok(())
     }
+
+    /// Against a [`Process::raw_fd`].
+    pub(super) fn measure_map(&self, effort: Effort, echo: UnixStream) -> anyhow::Result<Measured> {
+        let mut reply = [0; HEADER];
+        let mut bare = Each(|| {
+            send(&echo, &[0; MAP], Some(self.ram.as_fd()))?;
+            Ok((&echo).read_exact(&mut reply)?)
+        });
+        let mut ours = Bursts { count: 1, step: || self.map(), undo: || self.unmap() };
+        compare(effort, &mut bare, &mut ours)
+    }
+
+    /// Against a [`Process::raw`].
+    pub(super) fn measure_unmap(
+        &self,
+        effort: Effort,
+        echo: UnixStream,
+    ) -> anyhow::Result<Measured> {
+        self.map()?;
+        let mut bare = Asker::new(echo, UNMAP, UNMAP);
+        let mut ours = Bursts { count: 1, step: || self.unmap(), undo: || self.map() };
+        compare(effort, &mut Each(|| bare.ask()), &mut ours)
+    }
+}
+
+fn start() -> anyhow::Result<(Process, Sharing)> {
+    let (server, socket) = Process::server(Spin::Off)?;
+    Ok((server, Sharing::start(Client::builder().connect_fd(socket)?)?))
 }
 
 fn map(effort: Effort) -> anyhow::Result<Measured> {
-    let far = || Ok((start()?, Process::raw_fd(MAP, HEADER)?));
-    between(Place::OneCpu, far, |(ends, (_echo, socket))| {
-        let mut bare = Undone { step: || ask_with_fd(&socket, &ends.ram), undo: || Ok(()) };
-        let mut ours = Undone { step: || ends.map(), undo: || ends.unmap() };
-        compare(effort, &mut bare, &mut ours)
+    let far = || Ok((start()?, Process::raw_fd(MAP, HEADER, 1)?));
+    between(Place::OneCpu, far, |((_server, ours), (_echo, socket))| {
+        ours.measure_map(effort, socket)
     })
 }
 
 fn unmap(effort: Effort) -> anyhow::Result<Measured> {
-    let far = || Ok((start()?, Process::raw(UNMAP, UNMAP)?));
-    between(Place::OneCpu, far, |(ends, (_echo, socket))| {
-        let mut bare = Asker::new(socket, UNMAP, UNMAP);
-        ends.map()?;
-        let mut ours = Undone { step: || ends.unmap(), undo: || ends.map() };
-        compare(effort, &mut Each(|| bare.ask()), &mut ours)
+    let far = || Ok((start()?, Process::raw(UNMAP, UNMAP, 1)?));
+    between(Place::OneCpu, far, |((_server, ours), (_echo, socket))| {
+        ours.measure_unmap(effort, socket)
     })
-}
-
-fn ask_with_fd(socket: &UnixStream, ram: &SharedRam) -> anyhow::Result<()> {
-    let fds = [ram.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(socket, &[IoSlice::new(&[0; MAP])], &mut control, SendFlags::empty())?;
-    let mut reply = [0; HEADER];
-    (&mut &*socket).read_exact(&mut reply)?;
-    Ok(())
 }

@@ -10,7 +10,7 @@ use vfu::{Access, Device, Dma, DmaRange, Fault, Server};
 
 use super::device::pci;
 use super::raw::{Asker, HEAD};
-use crate::measure::{Each, Effort, Side, compare};
+use crate::measure::{Bursts, Each, Effort, compare};
 use crate::place::{Place, between};
 use crate::roles::{MESSAGES, Process};
 use crate::row::{Group, Measured, Row};
@@ -128,7 +128,7 @@ impl Session {
 
 fn one_at_a_time(effort: Effort, twin: bool, way: Way, size: usize) -> anyhow::Result<Measured> {
     let (request, reply) = way.lengths(size);
-    let far = || Ok((Process::client(twin)?, Process::raw(request, reply)?));
+    let far = || Ok((Process::client(twin)?, Process::raw(request, reply, 1)?));
     between(Place::OneCpu, far, |(client, (_echo, socket))| {
         let mut bare = Asker::new(socket, request, reply);
         let session = Session::begin(client)?;
@@ -149,38 +149,31 @@ fn in_flight(effort: Effort, twin: bool) -> anyhow::Result<Measured> {
         Place::OneCpu,
         || Process::client(twin),
         |client| {
-            let mut many = Many { session: Session::begin(client)? };
-            let dma = many.session.dma.clone();
+            let mut session = Session::begin(client)?;
+            let dma = session.dma.clone();
             let mut page = vec![0; 4096];
-            compare(effort, &mut Each(|| Ok(dma.read(MESSAGES, &mut page)?)), &mut many)
+            let mut one = Each(|| Ok(dma.read(MESSAGES, &mut page)?));
+            let (step, undo) = (|| session.read_many(), || Ok(()));
+            compare(effort, &mut one, &mut Bursts { count: IN_FLIGHT, step, undo })
         },
     )
 }
 
-/// Reads with as many under way as there may be.
-struct Many {
-    session: Session,
-}
-
-impl Side for Many {
-    fn batch(&mut self, times: usize, samples: &mut Vec<f64>) -> anyhow::Result<()> {
-        let rounds = times.div_ceil(IN_FLIGHT);
-        for _ in 0..rounds {
-            let began = std::time::Instant::now();
-            let (done, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-            for _ in 0..IN_FLIGHT {
-                let (done, failed) = (done.clone(), failed.clone());
-                self.session.dma.read_then(MESSAGES, 4096, move |result| {
-                    failed.fetch_add(usize::from(result.is_err()), Ordering::SeqCst);
-                    done.fetch_add(1, Ordering::SeqCst);
-                });
-            }
-            while done.load(Ordering::SeqCst) < IN_FLIGHT {
-                self.session.step()?;
-            }
-            ensure!(failed.load(Ordering::SeqCst) == 0, "a DMA_READ failed");
-            samples.push(began.elapsed().as_nanos() as f64 / IN_FLIGHT as f64);
+impl Session {
+    /// Reads with as many under way as there may be.
+    fn read_many(&mut self) -> anyhow::Result<()> {
+        let (done, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..IN_FLIGHT {
+            let (done, failed) = (done.clone(), failed.clone());
+            self.dma.read_then(MESSAGES, 4096, move |result| {
+                failed.fetch_add(usize::from(result.is_err()), Ordering::SeqCst);
+                done.fetch_add(1, Ordering::SeqCst);
+            });
         }
+        while done.load(Ordering::SeqCst) < IN_FLIGHT {
+            self.step()?;
+        }
+        ensure!(failed.load(Ordering::SeqCst) == 0, "a DMA_READ failed");
         Ok(())
     }
 }

@@ -2,30 +2,37 @@
 
 mod access;
 mod any;
+mod bursts;
 pub(crate) mod device;
 mod direct;
+mod dirty;
 mod events;
 mod footprint;
-mod halves;
-mod inprocess;
+pub(crate) mod halves;
+pub(crate) mod inprocess;
 mod mappings;
 mod messages;
 mod raw;
+mod spinning;
 mod translation;
 
 use std::path::Path;
 
-use crate::row::{Counted, Row};
+use crate::row::{Counted, Group, Row};
 
 /// All rows that measure our own server.
 pub fn all() -> Vec<Row> {
     let mut rows = access::rows();
+    rows.extend(spinning::rows());
+    rows.extend(bursts::rows());
     rows.extend(messages::rows());
     rows.extend(direct::rows());
     rows.extend(translation::rows());
     rows.extend(mappings::rows());
+    rows.extend(dirty::rows());
     rows.extend(events::rows());
     rows.extend(footprint::rows());
+    rows.sort_by_key(|row| Group::ALL.iter().position(|group| *group == row.group));
     rows
 }
 

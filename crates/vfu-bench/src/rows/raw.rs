@@ -1,9 +1,12 @@
 //! Bare messages: what the limits are made of.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// The bytes of a message header.
 pub(crate) const HEADER: usize = 16;
@@ -27,6 +30,22 @@ impl Asker {
         self.socket.read_exact(&mut self.reply)?;
         Ok(())
     }
+}
+
+/// Sends a message, with a descriptor if there is one.
+pub(crate) fn send(
+    mut socket: &UnixStream,
+    message: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> anyhow::Result<()> {
+    let Some(fd) = fd else { return Ok(socket.write_all(message)?) };
+    let fds = [fd];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = sendmsg(socket, &[IoSlice::new(message)], &mut control, SendFlags::empty())?;
+    ensure!(sent == message.len(), "{sent} of {} bytes were sent", message.len());
+    Ok(())
 }
 
 /// Both ends of a round trip on this thread: it never waits.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use vfu::Dma;
 use vfu::dma::Direction;
 
-use super::inprocess::{InProcess, PAGE};
+use super::inprocess::{PAGE, Shared};
 use crate::measure::{Bulk, Effort, Side, compare};
 use crate::row::{Group, Measured, Row};
 
@@ -35,7 +35,8 @@ pub(super) fn rows() -> Vec<Row> {
                 "a binary search over as many bounds",
                 move |effort| random(effort, count),
             )
-            .at_most(2.0),
+            .at_most(2.0)
+            .slow(count > 100_000),
         );
     }
     rows.push(
@@ -70,9 +71,8 @@ fn lease(dma: &Dma, address: u64) -> anyhow::Result<()> {
 }
 
 fn same(effort: Effort) -> anyhow::Result<Measured> {
-    let ends = InProcess::start()?;
-    let address = ends.share_pages(1)?[0];
-    let dma = ends.dma();
+    let shared = Shared::pages(1)?;
+    let (address, dma) = (shared.addresses[0], shared.dma());
     let bounds = (address, address + PAGE);
     let mut limit = Bulk(|times| {
         for _ in 0..times {
@@ -87,13 +87,12 @@ fn same(effort: Effort) -> anyhow::Result<Measured> {
 }
 
 fn random(effort: Effort, count: u64) -> anyhow::Result<Measured> {
-    let ends = InProcess::start()?;
-    let addresses = ends.share_pages(count)?;
-    let dma = ends.dma();
+    let shared = Shared::pages(count)?;
+    let (addresses, dma) = (&shared.addresses[..], shared.dma());
     let (mut seed, mut other) = (0x9e37_79b9_7f4a_7c15, 0x9e37_79b9_7f4a_7c15);
     let mut limit = Bulk(|times| {
         for _ in 0..times {
-            let at = black_box(pick(&addresses, &mut seed));
+            let at = black_box(pick(addresses, &mut seed));
             let behind = addresses.partition_point(|first| *first <= at);
             let first = behind.checked_sub(1).map(|index| addresses[index]);
             black_box(first.filter(|first| at + LEN <= first + PAGE).map(|first| at - first));
@@ -101,7 +100,7 @@ fn random(effort: Effort, count: u64) -> anyhow::Result<Measured> {
         Ok(())
     });
     let mut ours =
-        Bulk(|times| (0..times).try_for_each(|_| lease(&dma, pick(&addresses, &mut other))));
+        Bulk(|times| (0..times).try_for_each(|_| lease(&dma, pick(addresses, &mut other))));
     compare(effort, &mut limit, &mut ours)
 }
 
@@ -133,10 +132,8 @@ impl Side for Threads<'_> {
 }
 
 fn two_threads(effort: Effort) -> anyhow::Result<Measured> {
-    let ends = InProcess::start()?;
-    let addresses = ends.share_pages(1_000)?;
-    let dma = &ends.dma();
-    let addresses = &addresses[..];
+    let shared = Shared::pages(1_000)?;
+    let (addresses, dma) = (&shared.addresses[..], &shared.dma());
     compare(
         effort,
         &mut Threads { count: 1, dma, addresses },

@@ -323,6 +323,44 @@ CASE(get_without_a_mapping)
     device_destroy();
 }
 
+CASE(get_of_memory_that_the_client_takes_away)
+{
+    int fd = memory(RAM_SIZE), other = memory(RAM_SIZE);
+    struct iovec iov;
+    char data[8] = "";
+
+    device();
+    map_ram(fd);
+    EQ(dma_map(RAM_AT + RAM_SIZE, RAM_SIZE, READ | WRITE, other, 0), 0);
+    dma_sg_t *sg = look_up(RAM_AT + 0x2000, 8, PROT_READ | PROT_WRITE);
+    EQ(vfu_sgl_get(dev.ctx, sg, &iov, 1, 0), 0);
+    volatile char *pointer = iov.iov_base;
+    pointer[0] = 7;
+    EQ(ftruncate(fd, 0x1000), 0);
+    EQ(pointer[0], 0);
+    pointer[1] = 7;
+    vfu_sgl_put(dev.ctx, sg, &iov, 1);
+    EQ(vfu_sg_is_mappable(dev.ctx, sg), false);
+    FAILS(vfu_sgl_get(dev.ctx, sg, &iov, 1, 0), EFAULT);
+    FAILS(vfu_sgl_read(dev.ctx, sg, 1, data, VFU_SGL_DIRECT_ACCESS), EFAULT);
+    FAILS(vfu_sgl_write(dev.ctx, sg, 1, data, VFU_SGL_DIRECT_ACCESS), EFAULT);
+    free(sg);
+
+    /* What is left of the file, and the other one. */
+    EQ(pwrite(fd, "rest", 4, 0x100), 4);
+    sg = look_up(RAM_AT + 0x100, 4, PROT_READ);
+    EQ(vfu_sgl_read(dev.ctx, sg, 1, data, VFU_SGL_DIRECT_ACCESS), 0);
+    EQ(memcmp(data, "rest", 4), 0);
+    free(sg);
+    sg = look_up(RAM_AT + RAM_SIZE, 4, PROT_READ);
+    EQ(vfu_sgl_get(dev.ctx, sg, &iov, 1, 0), 0);
+    free(sg);
+    void *vaddr = dev.map.vaddr;
+    EQ(dma_unmap(RAM_AT, RAM_SIZE), 0);
+    CHECK(dev.unmap.vaddr != NULL && dev.unmap.vaddr != vaddr);
+    device_destroy();
+}
+
 CASE(get_of_an_entry_that_was_never_looked_up)
 {
     struct iovec iov;

@@ -11,7 +11,8 @@ use vfu_proto::wire::Capabilities;
 use super::memory::Maps;
 use super::posted::PostedWrites;
 use super::{Client, ClientError, Inner, handshake};
-use crate::link::Link;
+use crate::dma::MemoryPolicy;
+use crate::link::{Link, Spin};
 use crate::transport::connect_to;
 
 /// Settings of a connection; made by [`Client::builder`].
@@ -20,7 +21,9 @@ pub struct ClientBuilder {
     pub(super) limits: Limits,
     pub(super) twin_socket: bool,
     pub(super) max_transfer: u64,
+    pub(super) spin: Spin,
     pub(super) capabilities: Option<Capabilities>,
+    pub(super) memory: MemoryPolicy,
 }
 
 impl Default for ClientBuilder {
@@ -33,7 +36,9 @@ impl Default for ClientBuilder {
             },
             twin_socket: true,
             max_transfer: 1 << 20,
+            spin: Spin::Off,
             capabilities: None,
+            memory: MemoryPolicy::default(),
         }
     }
 }
@@ -63,6 +68,20 @@ impl ClientBuilder {
         self
     }
 
+    /// What is done about a server that shares a region's memory and takes its pages away, for
+    /// [`Client::map_region`]. Default: [`MemoryPolicy::Guarded`].
+    pub fn memory_policy(mut self, policy: MemoryPolicy) -> Self {
+        self.memory = policy;
+        self
+    }
+
+    /// Whether a thread that waits for the server looks for its reply for a short time before it
+    /// sleeps. Default: no.
+    pub fn spin(mut self, spin: Spin) -> Self {
+        self.spin = spin;
+        self
+    }
+
     /// What to propose in VERSION, in place of what the settings above make.
     pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = Some(capabilities);
@@ -83,14 +102,17 @@ impl ClientBuilder {
     /// # Errors
     /// See [`ClientError`].
     pub fn connect_fd(self, socket: OwnedFd) -> Result<Client, ClientError> {
-        let link = Arc::new(Link::new(socket, Role::Client, self.limits.clone()));
+        let link = Link::new(socket, Role::Client, self.limits.clone());
+        let link = Arc::new(link.spinning(self.spin));
         let agreed = handshake::propose(&link, &self)?;
         let inner = Inner {
             link,
             maps: Arc::new(Maps::default()),
             posted: PostedWrites::default(),
             server: agreed.server,
+            write_multiple: agreed.write_multiple,
             max_transfer: agreed.max_transfer,
+            memory: self.memory,
             version: agreed.version,
         };
         Ok(Client { inner: Arc::new(inner) })

@@ -4,8 +4,8 @@ use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vfu_proto::wire::{
-    Command, DeviceInfo, DeviceInfoRequest, DmaMap, DmaMapFlags, DmaUnmapRequest, IrqAction,
-    IrqData, IrqInfo, IrqInfoRequest, RegionInfo, RegionInfoRequest, RegionReadReply,
+    Command, DeviceInfo, DeviceInfoRequest, DmaMap, DmaMapFlags, DmaUnmapReply, DmaUnmapRequest,
+    IrqAction, IrqData, IrqInfo, IrqInfoRequest, RegionInfo, RegionInfoRequest, RegionReadReply,
     RegionReadRequest, RegionWriteRequest, Reply, Request, SetIrqs, UnmapWhat, WriteEntry,
     WriteMulti,
 };
@@ -74,7 +74,7 @@ impl Client {
         let request = Request::DeviceGetIrqInfo(IrqInfoRequest::new(index as u32));
         let reply = self.call(&request, &[])?;
         self.parse(Command::DeviceGetIrqInfo, &reply, |reply| match reply {
-            Reply::DeviceGetIrqInfo(info) => Some(info),
+            Reply::DeviceGetIrqInfo(info) if info.index == index as u32 => Some(info),
             _ => None,
         })
     }
@@ -108,7 +108,7 @@ impl Client {
             let count = fds.len() as u32;
             let (action, data) = (IrqAction::Trigger, IrqData::EventFd);
             self.set_irqs(SetIrqs { index: index as u32, start, count, action, data }, fds)?;
-            start += count;
+            start = start.saturating_add(count);
         }
         Ok(())
     }
@@ -177,7 +177,8 @@ impl Client {
             let reply = self.call(&Request::RegionWrite(request), &[])?;
             self.parse(Command::RegionWrite, &reply, |reply| match reply {
                 Reply::RegionWrite(reply) => {
-                    (reply.count as usize == data.len() && reply.offset == at).then_some(())
+                    let place = (reply.region, reply.offset) == (region, at);
+                    (place && reply.count as usize == data.len()).then_some(())
                 }
                 _ => None,
             })?;
@@ -212,12 +213,14 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn region_write_multi(&self, writes: &[WriteEntry]) -> Result<u64, ClientError> {
-        if self.inner.server.write_multiple != Some(true) {
+        if !self.inner.write_multiple {
             return Err(ClientError::Invalid("the server has not agreed to write_multiple"));
         }
         let reply = self.call(&Request::RegionWriteMulti(WriteMulti::new(writes)), &[])?;
         self.parse(Command::RegionWriteMulti, &reply, |reply| match reply {
-            Reply::RegionWriteMulti(reply) => Some(reply.count),
+            Reply::RegionWriteMulti(reply) => {
+                Some(reply.count).filter(|count| *count <= writes.len() as u64)
+            }
             _ => None,
         })
     }
@@ -283,9 +286,10 @@ impl Client {
     }
 
     pub(super) fn unmap(&self, what: UnmapWhat) -> Result<u64, ClientError> {
-        let reply = self.call(&Request::DmaUnmap(DmaUnmapRequest::new(what)), &[])?;
+        let request = DmaUnmapRequest::new(what);
+        let reply = self.call(&Request::DmaUnmap(request), &[])?;
         self.parse(Command::DmaUnmap, &reply, |reply| match reply {
-            Reply::DmaUnmap(reply) => Some(reply.size),
+            Reply::DmaUnmap(reply) if is_about(&reply, &request) => Some(reply.size),
             _ => None,
         })
     }
@@ -305,8 +309,8 @@ impl Client {
         fds: &[BorrowedFd<'_>],
     ) -> Result<Message, ClientError> {
         let command = request.command();
-        let failed = |e: RequestError| ClientError::from_request(command, e);
         let inner = &self.inner;
+        let failed = |e: RequestError| ClientError::from_request(&inner.link, command, e);
         self.send_waiting()?;
         let mark = inner.posted.mark();
         let ticket = with_scratch(|payload| {
@@ -335,8 +339,7 @@ impl Client {
     fn post(&self, request: &Request<'_>) -> Result<(), ClientError> {
         self.send_waiting()?;
         self.hand_over(request)?;
-        self.serve_until_sent();
-        Ok(())
+        self.serve_until_sent()
     }
 
     /// Executes a command of the server.
@@ -372,4 +375,10 @@ impl Client {
     pub(super) fn recycle(&self, reply: Message) {
         self.inner.link.recycle(Some(reply));
     }
+}
+
+/// Whether a reply to an unmap is about what was asked: of another range it says nothing about this one.
+pub(super) fn is_about(reply: &DmaUnmapReply<'_>, asked: &DmaUnmapRequest) -> bool {
+    let is_all = asked.what == UnmapWhat::All;
+    reply.address == asked.address() && (is_all || reply.size <= asked.size())
 }

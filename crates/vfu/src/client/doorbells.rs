@@ -123,8 +123,8 @@ impl Doorbells {
             self.client.region_write_posted(self.region, offset, data)?;
             return Ok(Rung::ByMessage);
         };
-        if self.client.closed().is_some() {
-            return Err(ClientError::Closed);
+        if let Some(why) = self.client.closed() {
+            return Err(ClientError::Closed(why));
         }
         let what = "can't write to the server's eventfd";
         fd.signal().map_err(|e| ClientError::System { what, source: e.into() })?;

@@ -3,7 +3,7 @@
 use vfu_proto::session::{Abort, Closed, Start};
 use vfu_proto::wire::{Command, Errno};
 
-use crate::link::RequestError;
+use crate::link::{Link, RequestError};
 use crate::transport::ConnectError;
 
 /// Why a request of a client failed.
@@ -38,8 +38,8 @@ pub enum ClientError {
         why: &'static str,
     },
     /// The session has ended.
-    #[error("the session has ended")]
-    Closed,
+    #[error("the session has ended: {0}")]
+    Closed(Closed),
     /// The request itself is not possible.
     #[error("{0}")]
     Invalid(&'static str),
@@ -54,7 +54,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    pub(super) fn from_request(command: Command, e: RequestError) -> Self {
+    pub(super) fn from_request(link: &Link, command: Command, e: RequestError) -> Self {
         match e {
             RequestError::Aborted(Abort::TimedOut) => ClientError::TimedOut(command),
             RequestError::Aborted(Abort::WrongCommand) => {
@@ -62,7 +62,12 @@ impl ClientError {
             }
             RequestError::Aborted(Abort::Canceled | Abort::Closed)
             | RequestError::NotStarted(Start::Closed | Start::Full)
-            | RequestError::Gone => ClientError::Closed,
+            | RequestError::Gone => ClientError::closed(link),
         }
+    }
+
+    /// The session has ended, and `link` knows why.
+    pub(super) fn closed(link: &Link) -> Self {
+        ClientError::Closed(link.closed().unwrap_or(Closed::Stopped))
     }
 }

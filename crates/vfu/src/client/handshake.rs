@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use vfu_proto::session::{Abort, Closed};
+use vfu_proto::session::Closed;
 use vfu_proto::wire::{Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, TwinSocket, Version};
 
 use super::{ClientBuilder, ClientError};
@@ -19,6 +19,8 @@ const MAX_FDS: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Agreed {
     pub(super) server: Capabilities,
+    /// The server says so, and we have proposed it.
+    pub(super) write_multiple: bool,
     pub(super) max_transfer: usize,
     pub(super) version: (u16, u16),
 }
@@ -29,20 +31,24 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
     let mut payload = Vec::with_capacity(256);
     Version::new(0, MINOR, proposed).emit(&mut payload);
     let about = About { timeout: link.handshake_timeout(), ..About::default() };
-    let failed = |e| ClientError::from_request(Command::Version, e);
-    let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about);
-    let ticket = ticket.map_err(failed)?;
-    let ended = link.wait_for_end(ticket, &Asker::elsewhere());
-    let outcome =
-        ended.and_then(|()| link.try_outcome(ticket).unwrap_or(Err(Abort::Closed.into())));
-    if let Some(why) = link.closed().filter(|_| outcome.is_err()) {
-        return Err(ClientError::Ended(why));
-    }
-    let mut reply = outcome.map_err(failed)?;
+    let failed = |e| ClientError::from_request(link, Command::Version, e);
     let refuse = |why: &'static str| {
         link.close(Closed::Protocol(why));
         ClientError::Handshake(why)
     };
+    let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about);
+    let ticket = ticket.map_err(failed)?;
+    let ended = link.wait_for_end(ticket, &Asker::elsewhere());
+    let outcome = match ended.map(|()| link.try_outcome(ticket)) {
+        Ok(Some(outcome)) => outcome,
+        // It is held back until the commands that came before it have been executed.
+        Ok(None) => return Err(refuse("sent a command before its VERSION")),
+        Err(e) => Err(e),
+    };
+    if let Some(why) = link.closed().filter(|_| outcome.is_err()) {
+        return Err(ClientError::Ended(why));
+    }
+    let mut reply = outcome.map_err(failed)?;
     if reply.header().is_error() {
         link.close(Closed::Protocol("refused VERSION"));
         return Err(ClientError::Refused {
@@ -66,6 +72,7 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
     Ok(Agreed {
         max_transfer: theirs.min(ours) as usize,
         version: (version.major, version.minor),
+        write_multiple: [proposed, version.caps].iter().all(|c| c.write_multiple == Some(true)),
         server: version.caps,
     })
 }
@@ -95,6 +102,9 @@ fn twin(
     };
     if !offered {
         return Err("has a twin socket that was not asked for");
+    }
+    if fds.len() > 1 {
+        return Err("sent more file descriptors than its twin socket");
     }
     let index = agreed.fd_index.and_then(|i| usize::try_from(i).ok());
     let index = index.filter(|i| *i < fds.len()).ok_or("did not send its twin socket")?;

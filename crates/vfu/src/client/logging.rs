@@ -6,6 +6,7 @@ use vfu_proto::wire::{
     LoggingRanges, Reply, Request, UnmapWhat, bitmap_len,
 };
 
+use super::calls::is_about;
 use super::{Client, ClientError, DirtyPages};
 
 const BAD_RANGE: ClientError = ClientError::Invalid(
@@ -188,9 +189,10 @@ impl Client {
             let bitmap_size = bitmap_len(size, pgsize).map_err(|_| BAD_RANGE)?;
             let mut theirs = DirtyPages::new(address, size, pgsize).ok_or(BAD_RANGE)?;
             let what = UnmapWhat::RangeWithDirty { address, size, pgsize, bitmap_size };
-            let reply = self.call(&Request::DmaUnmap(DmaUnmapRequest::new(what)), &[])?;
+            let request = DmaUnmapRequest::new(what);
+            let reply = self.call(&Request::DmaUnmap(request), &[])?;
             self.parse(Command::DmaUnmap, &reply, |reply| match reply {
-                Reply::DmaUnmap(reply) => {
+                Reply::DmaUnmap(reply) if is_about(&reply, &request) => {
                     let bitmap = reply.bitmap.filter(|bitmap| {
                         bitmap.pgsize == pgsize && bitmap.data.len() as u64 == bitmap_size
                     });

@@ -1,18 +1,18 @@
 //! A region of the device, reached through its memory where the server shares it.
 
-use std::os::fd::AsFd;
-
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use tracing::debug;
+use vfu_proto::wire;
 
 use super::{Client, ClientError, RegionMmap};
-use crate::dma::{File, Mapping};
+use crate::dma::{File, Mapping, MemoryPolicy};
 
 /// A region whose shared memory is used directly; made by [`Client::map_region`].
 ///
 /// Where the server shares no memory, or lies about it, accesses go by message as ever. Those that
 /// lie in one area are copies, without a system call; an aligned one of 1, 2, 4 or 8 bytes is one load
-/// or one store. A file that the server could cut off is not mapped, since that would kill us; it is
-/// read and written.
+/// or one store. A server that takes pages away is sent messages for the rest; see [`MemoryPolicy`] for
+/// what else can be done about that.
 ///
 /// The order is kept: while posted writes of this client may still be under way all accesses go by
 /// message, behind them; any request that waits for its reply ends that.
@@ -21,6 +21,8 @@ pub struct MappedRegion {
     client: Client,
     index: u32,
     size: u64,
+    /// What is mapped is mapped for writing, too.
+    writable: bool,
     areas: Vec<Area>,
 }
 
@@ -46,25 +48,38 @@ impl Client {
         let details = self.region_info(index)?;
         let mut areas = Vec::new();
         if let Some(mmap) = &details.mmap {
-            for area in &mmap.areas {
-                match how(mmap, area.offset, area.size, details.writable) {
-                    Ok(how) => areas.push(Area { offset: area.offset, size: area.size, how }),
-                    Err(e) => debug!(index, ?area, error = %e, "can't be mapped"),
-                }
+            match open(mmap, details.writable, self.inner.memory) {
+                Ok(file) => areas = reach(&file, &mmap.areas, self.inner.memory),
+                Err(e) => debug!(index, error = %e, "can't be mapped"),
             }
         }
-        Ok(MappedRegion { client: self.clone(), index, size: details.size, areas })
+        let (size, writable) = (details.size, details.writable);
+        Ok(MappedRegion { client: self.clone(), index, size, writable, areas })
     }
 }
 
-fn how(mmap: &RegionMmap, at: u64, size: u64, writable: bool) -> Result<How, rustix::io::Errno> {
-    let offset = mmap.offset.checked_add(at).ok_or(rustix::io::Errno::INVAL)?;
-    let file = File::new(rustix::io::fcntl_dupfd_cloexec(&mmap.fd, 3)?, offset)?;
-    // The file may have been cut off, and sealed, since its length was looked at.
-    if file.is_lasting() && usize::try_from(size).is_ok_and(|len| file.holds(0, len)) {
-        Ok(How::Mapped(Mapping::new(mmap.fd.as_fd(), offset, size, true, writable)?))
+fn open(mmap: &RegionMmap, writable: bool, policy: MemoryPolicy) -> Result<File, Errno> {
+    File::new(fcntl_dupfd_cloexec(&mmap.fd, 3)?, mmap.offset, writable, policy)
+}
+
+/// The areas that can be reached in the file.
+fn reach(file: &File, areas: &[wire::Area], policy: MemoryPolicy) -> Vec<Area> {
+    let reach = |area: &wire::Area| {
+        let how =
+            how(file, area, policy).inspect_err(|e| debug!(?area, error = %e, "can't be mapped"));
+        Some(Area { offset: area.offset, size: area.size, how: how.ok()? })
+    };
+    areas.iter().filter_map(reach).collect()
+}
+
+fn how(file: &File, area: &wire::Area, policy: MemoryPolicy) -> Result<How, Errno> {
+    let piece = file.piece(area.offset).ok_or(Errno::INVAL)?;
+    // The file may have been cut off since its length was looked at.
+    let holds = usize::try_from(area.size).is_ok_and(|len| piece.holds(0, len));
+    if holds && policy != MemoryPolicy::Copying {
+        Ok(How::Mapped(piece.map(area.size)?))
     } else {
-        Ok(How::File(file))
+        Ok(How::File(piece))
     }
 }
 
@@ -82,7 +97,8 @@ impl MappedRegion {
     fn area(&self, offset: u64, len: usize) -> Option<(&Area, u64)> {
         let here = |area: &&Area| {
             let at = offset.checked_sub(area.offset);
-            at.and_then(|at| at.checked_add(len as u64)).is_some_and(|end| end <= area.size)
+            let fits = at.and_then(|at| at.checked_add(len as u64)).is_some_and(|e| e <= area.size);
+            fits && !matches!(&area.how, How::Mapped(mapping) if mapping.is_lost())
         };
         self.areas.iter().find(here).map(|area| (area, offset - area.offset))
     }
@@ -106,12 +122,13 @@ impl MappedRegion {
         self.client.region_read(self.index, offset, to)
     }
 
-    /// Writes to the region. Where that takes a message it is a posted one.
+    /// Writes to the region. Where that takes a message it is a posted one; so it always is for a
+    /// region that can't be written, and it is for the server to refuse it.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), ClientError> {
-        if !self.client.inner.posted.are_under_way() {
+        if self.writable && !self.client.inner.posted.are_under_way() {
             if let Some((area, at)) = self.area(offset, from.len()) {
                 let done = match &area.how {
                     How::Mapped(mapping) => mapping.write(at, from).is_ok(),
@@ -129,7 +146,6 @@ impl MappedRegion {
 #[cfg(all(test, not(loom), not(shuttle)))]
 mod tests {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-    use vfu_proto::wire::Area;
 
     use super::*;
 
@@ -139,8 +155,13 @@ mod tests {
         let fd = memfd_create("vfu", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         ftruncate(&fd, 0x2000).unwrap();
         fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
-        let mmap = RegionMmap { fd, offset: 0x1000, areas: vec![Area { offset: 0, size: 0x2000 }] };
-        let is_mapped = |at, size| matches!(how(&mmap, at, size, true), Ok(How::Mapped(_)));
+        let policy = MemoryPolicy::default();
+        let mmap = RegionMmap { fd, offset: 0x1000, areas: Vec::new() };
+        let file = open(&mmap, true, policy).unwrap();
+        let is_mapped = |offset, size| {
+            let how = how(&file, &wire::Area { offset, size }, policy);
+            matches!(how, Ok(How::Mapped(_)))
+        };
         assert!(is_mapped(0, 0x1000));
         assert!(!is_mapped(0, 0x2000) && !is_mapped(0x1000, 0x1000) && !is_mapped(0, u64::MAX));
     }

@@ -68,7 +68,7 @@ pub(super) struct Map {
     flags: DmaMapFlags,
     /// The server has the file.
     shared: bool,
-    memory: Option<Arc<Served>>,
+    memory: Option<Served>,
 }
 
 impl Map {
@@ -84,7 +84,7 @@ struct Served {
 }
 
 /// An address, a length in bytes, and who has them.
-type Piece = (u64, usize, Arc<Served>);
+type Piece<'a> = (u64, usize, &'a Served);
 
 impl fmt::Debug for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,7 +118,7 @@ impl Maps {
                     self.log.admit(&pages);
                     Arc::new(pages)
                 });
-                Some(Arc::new(Served { memory: memory.clone(), pages }))
+                Some(Served { memory: memory.clone(), pages })
             }
             Memory::File(..) | Memory::Nothing => None,
         };
@@ -144,8 +144,10 @@ impl Maps {
 
     /// Serves a DMA_READ: `EFAULT` where nothing is mapped, `EPERM` where it is not allowed.
     pub(super) fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Errno> {
+        // Locked until it is done: who takes a mapping back waits for what still uses it.
+        let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
         let mut done = 0;
-        for (at, len, served) in self.pieces(address, to.len(), DmaMapFlags::READ)? {
+        for (at, len, served) in pieces(&maps, address, to.len(), DmaMapFlags::READ)? {
             served.memory.read(at, &mut to[done..done + len])?;
             done += len;
         }
@@ -154,8 +156,9 @@ impl Maps {
 
     /// Serves a DMA_WRITE; as [`read`](Self::read).
     pub(super) fn write(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
+        let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
         let mut done = 0;
-        for (at, len, served) in self.pieces(address, from.len(), DmaMapFlags::WRITE)? {
+        for (at, len, served) in pieces(&maps, address, from.len(), DmaMapFlags::WRITE)? {
             let result = served.memory.write(at, &from[done..done + len]);
             // Also after an error, which a part may have gone before.
             served.pages.mark(at, len);
@@ -212,29 +215,33 @@ impl Maps {
         });
         parts.filter(|(first, last)| first <= last).collect()
     }
+}
 
-    /// The maps that the range lies in, checked as a whole before a byte moves.
-    fn pieces(&self, address: u64, len: usize, need: DmaMapFlags) -> Result<Vec<Piece>, Errno> {
-        let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
-        let mut pieces = Vec::new();
-        let (mut at, mut left) = (address, len as u64);
-        while left > 0 {
-            let (start, map) = maps.range(..=at).next_back().ok_or(Errno::EFAULT)?;
-            let offset = at - start;
-            if offset >= map.size {
-                return Err(Errno::EFAULT);
-            }
-            if !map.flags.contains(need) {
-                return Err(Errno::EPERM);
-            }
-            let memory = map.memory.clone().ok_or(Errno::EFAULT)?;
-            let here = left.min(map.size - offset);
-            pieces.push((at, here as usize, memory));
-            left -= here;
-            if left > 0 {
-                at = at.checked_add(here).ok_or(Errno::EFAULT)?;
-            }
+/// The maps that the range lies in, checked as a whole before a byte moves.
+fn pieces(
+    maps: &BTreeMap<u64, Map>,
+    address: u64,
+    len: usize,
+    need: DmaMapFlags,
+) -> Result<Vec<Piece<'_>>, Errno> {
+    let mut pieces = Vec::new();
+    let (mut at, mut left) = (address, len as u64);
+    while left > 0 {
+        let (start, map) = maps.range(..=at).next_back().ok_or(Errno::EFAULT)?;
+        let offset = at - start;
+        if offset >= map.size {
+            return Err(Errno::EFAULT);
         }
-        Ok(pieces)
+        if !map.flags.contains(need) {
+            return Err(Errno::EPERM);
+        }
+        let memory = map.memory.as_ref().ok_or(Errno::EFAULT)?;
+        let here = left.min(map.size - offset);
+        pieces.push((at, here as usize, memory));
+        left -= here;
+        if left > 0 {
+            at = at.checked_add(here).ok_or(Errno::EFAULT)?;
+        }
     }
+    Ok(pieces)
 }

@@ -43,7 +43,9 @@ impl Client {
     pub fn set_device_state(&self, state: DeviceState) -> Result<(), ClientError> {
         let data_fd = u32::MAX; // none
         self.feature(FeatureOp::SetDeviceState { state, data_fd }, |result| match result {
-            FeatureResult::SetDeviceState { .. } => Some(()),
+            FeatureResult::SetDeviceState { state: reached, .. } => {
+                (reached == state).then_some(())
+            }
             _ => None,
         })
     }

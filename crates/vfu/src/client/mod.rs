@@ -58,8 +58,11 @@ struct Inner {
     maps: Arc<Maps>,
     posted: PostedWrites,
     server: Capabilities,
+    /// Both sides understand REGION_WRITE_MULTI.
+    write_multiple: bool,
     /// The most data that a message to or from the server may carry, in bytes.
     max_transfer: usize,
+    memory: crate::dma::MemoryPolicy,
     version: (u16, u16),
 }
 

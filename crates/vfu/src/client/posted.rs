@@ -78,7 +78,7 @@ impl Posted<'_> {
     /// The session has ended. What the device makes of it is never known.
     pub fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), ClientError> {
         let inner = &self.client.inner;
-        let agreed = inner.server.write_multiple == Some(true) && data.len() <= inner.max_transfer;
+        let agreed = inner.write_multiple && data.len() <= inner.max_transfer;
         let Some(entry) = WriteEntry::new(offset, region, data).filter(|_| agreed) else {
             return self.client.region_write_posted(region, offset, data);
         };
@@ -98,10 +98,7 @@ impl Posted<'_> {
     /// # Errors
     /// The session has ended.
     pub fn flush(&self) -> Result<(), ClientError> {
-        if self.client.send_waiting()? {
-            self.client.serve_until_sent();
-        }
-        Ok(())
+        if self.client.send_waiting()? { self.client.serve_until_sent() } else { Ok(()) }
     }
 }
 
@@ -152,15 +149,23 @@ impl Client {
             request.emit(payload);
             self.inner.link.post(command, &[IoSlice::new(payload)])
         });
-        sent.map_err(|e| ClientError::from_request(command, e))?;
+        sent.map_err(|e| ClientError::from_request(&self.inner.link, command, e))?;
         self.inner.posted.count();
         Ok(())
     }
 
     /// Waits until all has left; serves the server's commands meanwhile.
-    pub(super) fn serve_until_sent(&self) {
+    ///
+    /// # Errors
+    /// The session has ended, and something is left.
+    pub(super) fn serve_until_sent(&self) -> Result<(), ClientError> {
         while let Some(command) = self.inner.link.flushed_or_command() {
             self.serve(command);
+        }
+        if self.inner.link.has_unsent() {
+            Err(ClientError::closed(&self.inner.link))
+        } else {
+            Ok(())
         }
     }
 }

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError, Weak};
 
-use rustix::fs::{FileType, SealFlags, Stat, fcntl_get_seals, fcntl_getfl, fstat};
+use rustix::fs::{FileType, OFlags, SealFlags, Stat, fcntl_get_seals, fcntl_getfl, fstat};
 use rustix::io::{Errno as SysErrno, pread, pwrite};
 
-use super::mapping::{Mapping, Window};
+use tracing::warn;
+
+use super::MemoryPolicy;
+use super::mapping::{Mapping, Wanted, Window, huge_page_size};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +24,7 @@ const FEW: usize = 16;
 /// however many pieces of it there are.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
+    policy: MemoryPolicy,
     known: Mutex<Known>,
 }
 
@@ -46,13 +50,14 @@ struct Key {
 pub(crate) struct Open {
     fd: OwnedFd,
     identity: (u64, u64),
-    /// How it may be mapped.
-    readable: bool,
-    writable: bool,
+    /// How it is mapped.
+    wanted: Wanted,
+    /// It has a length,
+    regular: bool,
+    /// which can't become less.
+    sealed: bool,
     /// The file's length when last looked at, in bytes; `u64::MAX` where files have none.
     length: AtomicU64,
-    /// The file can't become shorter: it has no length, or is sealed.
-    lasting: bool,
     /// The largest part of it that is mapped.
     largest: Mutex<Weak<Window>>,
 }
@@ -65,17 +70,30 @@ pub(crate) struct File {
 }
 
 impl Files {
+    pub(crate) fn new(policy: MemoryPolicy) -> Files {
+        Files { policy, known: Mutex::default() }
+    }
+
+    pub(super) fn policy(&self) -> MemoryPolicy {
+        self.policy
+    }
+
     /// The file that `fd` is of, which is kept if it is new, and closed otherwise.
+    ///
+    /// # Errors
+    /// `EPERM`: the policy does not allow it. Else what the system says.
     pub(crate) fn open(
         &self,
         fd: OwnedFd,
         readable: bool,
         writable: bool,
     ) -> Result<Arc<Open>, SysErrno> {
+        admit(&fd, self.policy)?;
+        let new = |fd| Open::new(fd, readable, writable, self.policy).map(Arc::new);
         let stat = fstat(&fd)?;
         if !is_regular(&stat) {
             // Devices of one name need not be one thing.
-            return Ok(Arc::new(Open::new(fd, readable, writable)?));
+            return new(fd);
         }
         let flags = fcntl_getfl(&fd)?.bits();
         let key = Key { identity: identity(&stat), flags, readable, writable };
@@ -85,7 +103,7 @@ impl Files {
             open.length.store(length(&stat), Ordering::Relaxed);
             return Ok(open);
         }
-        let open = Arc::new(Open::new(fd, readable, writable)?);
+        let open = new(fd)?;
         if known.files.len() >= FEW.max(known.used.saturating_mul(2)) {
             known.files.retain(|_, open| open.strong_count() > 0);
             known.used = known.files.len();
@@ -96,20 +114,40 @@ impl Files {
 }
 
 impl Open {
-    fn new(fd: OwnedFd, readable: bool, writable: bool) -> Result<Open, SysErrno> {
-        // The seal first: the peer might cut the file off and seal it between the two looks.
-        let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+    fn new(
+        fd: OwnedFd,
+        readable: bool,
+        writable: bool,
+        policy: MemoryPolicy,
+    ) -> Result<Open, SysErrno> {
+        // The seal first: the peer might cut the file off and seal it between the two looks. It does not
+        // keep huge pages from being taken out of the middle, and none being left.
+        let sealed = is_sealed(&fd);
+        let lasting = sealed && huge_page_size(fd.as_fd()).is_none();
+        let wanted = Wanted { readable, writable, guarded: policy.guards() && !lasting };
         let stat = fstat(&fd)?;
-        let lasting = sealed || length(&stat) == u64::MAX;
-        let length = AtomicU64::new(length(&stat));
+        let (regular, length) = (is_regular(&stat), AtomicU64::new(length(&stat)));
         let (identity, largest) = (identity(&stat), Mutex::new(Weak::new()));
-        Ok(Open { fd, identity, readable, writable, length, lasting, largest })
+        Ok(Open { fd, identity, wanted, regular, sealed, length, largest })
+    }
+
+    /// Checks that it may be read and written as is wanted; `mmap` does that itself.
+    ///
+    /// # Errors
+    /// `EACCES`.
+    pub(super) fn check_mode(&self) -> Result<(), SysErrno> {
+        let flags = fcntl_getfl(&self.fd)?;
+        let mode = flags & OFlags::RWMODE;
+        let denied = flags.contains(OFlags::PATH)
+            || self.wanted.readable && mode == OFlags::WRONLY
+            || self.wanted.writable && mode == OFlags::RDONLY;
+        if denied { Err(SysErrno::ACCESS) } else { Ok(()) }
     }
 
     /// Maps a piece of it, or finds it mapped.
     pub(crate) fn map(&self, offset: u64, len: u64) -> Result<Mapping, SysErrno> {
         let mut largest = self.largest.lock().unwrap_or_else(PoisonError::into_inner);
-        let window = largest.upgrade();
+        let window = largest.upgrade().filter(|window| !window.is_lost());
         if let Some(mapping) = window.as_ref().and_then(|w| Mapping::of(w, offset, len)) {
             return Ok(mapping);
         }
@@ -126,18 +164,34 @@ impl Open {
         let (fd, whole) = (self.fd.as_fd(), self.length.load(Ordering::Relaxed));
         let end = offset.checked_add(len).ok_or(SysErrno::INVAL)?;
         if end <= whole && whole <= WHOLE {
-            if let Some(window) = Window::of_all(fd, whole, self.readable, self.writable) {
+            if let Some(window) = Window::of_all(fd, whole, self.wanted) {
                 return Ok(window);
             }
         }
-        Window::new(fd, offset, len, self.readable, self.writable)
+        Window::new(fd, offset, len, self.wanted)
     }
 }
 
 impl File {
     /// A file that nothing else is a piece of.
-    pub(crate) fn new(fd: OwnedFd, offset: u64) -> Result<File, SysErrno> {
-        Ok(File::of(Arc::new(Open::new(fd, true, true)?), offset))
+    pub(crate) fn new(
+        fd: OwnedFd,
+        offset: u64,
+        writable: bool,
+        policy: MemoryPolicy,
+    ) -> Result<File, SysErrno> {
+        admit(&fd, policy)?;
+        Ok(File::of(Arc::new(Open::new(fd, true, writable, policy)?), offset))
+    }
+
+    /// The piece of it from `at` on.
+    pub(crate) fn piece(&self, at: u64) -> Option<File> {
+        Some(File::of(self.open.clone(), self.offset.checked_add(at)?))
+    }
+
+    /// Maps `len` bytes of it.
+    pub(crate) fn map(&self, len: u64) -> Result<Mapping, SysErrno> {
+        self.open.map(self.offset, len)
     }
 
     /// The piece from `offset` on.
@@ -150,21 +204,13 @@ impl File {
         (self.open.identity, self.offset)
     }
 
-    /// Whether the file can't become shorter.
-    pub(crate) fn is_lasting(&self) -> bool {
-        self.open.lasting
-    }
-
-    /// Whether the bytes lie in the file now. It may have grown since the last look, and shrunk
-    /// unless it is sealed against that.
+    /// Whether the bytes lie in the file, as far as is known. It may have grown since the last look,
+    /// so that is done again. That it has become shorter is found out by who touches it.
     #[inline]
     pub(crate) fn holds(&self, at: u64, len: usize) -> bool {
         let end = self.offset.checked_add(at).and_then(|p| p.checked_add(len as u64));
         let Some(end) = end else { return false };
-        if self.open.lasting && end <= self.open.length.load(Ordering::Relaxed) {
-            return true;
-        }
-        self.holds_now(end)
+        end <= self.open.length.load(Ordering::Relaxed) || self.holds_now(end)
     }
 
     #[inline(never)]
@@ -172,6 +218,29 @@ impl File {
         let now = fstat(&self.open.fd).map_or(0, |stat| length(&stat));
         self.open.length.store(now, Ordering::Relaxed);
         end <= now
+    }
+
+    /// As [`read`](Self::read), after a mapping of the file has failed with `error`. A device is not
+    /// read instead: what it has there need not be what it maps, and may never come.
+    #[cold]
+    pub(super) fn read_instead(
+        &self,
+        at: u64,
+        to: &mut [u8],
+        error: SysErrno,
+    ) -> Result<(), SysErrno> {
+        if self.open.regular { self.read(at, to) } else { Err(error) }
+    }
+
+    /// As [`write`](Self::write); see [`read_instead`](Self::read_instead).
+    #[cold]
+    pub(super) fn write_instead(
+        &self,
+        at: u64,
+        from: &[u8],
+        error: SysErrno,
+    ) -> Result<(), SysErrno> {
+        if self.open.regular { self.write(at, from) } else { Err(error) }
     }
 
     pub(crate) fn read(&self, at: u64, mut to: &mut [u8]) -> Result<(), SysErrno> {
@@ -192,10 +261,12 @@ impl File {
 
     pub(crate) fn write(&self, at: u64, mut from: &[u8]) -> Result<(), SysErrno> {
         // A write past the end would make the peer's file longer.
-        if !self.holds(at, from.len()) {
+        let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
+        let end = position.checked_add(from.len() as u64).ok_or(SysErrno::FAULT)?;
+        let known = self.open.sealed && end <= self.open.length.load(Ordering::Relaxed);
+        if !known && !self.holds_now(end) {
             return Err(SysErrno::FAULT);
         }
-        let mut position = self.offset.checked_add(at).ok_or(SysErrno::FAULT)?;
         while !from.is_empty() {
             match pwrite(&self.open.fd, from, position) {
                 Ok(0) => return Err(SysErrno::FAULT),
@@ -209,6 +280,24 @@ impl File {
         }
         Ok(())
     }
+}
+
+/// Refuses what the policy does not take: before anything that a filesystem of the peer's might keep us
+/// waiting for.
+fn admit(fd: &OwnedFd, policy: MemoryPolicy) -> Result<(), SysErrno> {
+    if policy == MemoryPolicy::Sealed && !is_sealed(fd) {
+        warn!(
+            "refused a file of the peer's: it is not sealed against shrinking (F_SEAL_SHRINK), and \
+             the memory policy takes sealed ones only"
+        );
+        return Err(SysErrno::PERM);
+    }
+    Ok(())
+}
+
+/// Whether it can't become shorter.
+fn is_sealed(fd: &OwnedFd) -> bool {
+    fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
 }
 
 fn is_regular(stat: &Stat) -> bool {

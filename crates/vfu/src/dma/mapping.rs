@@ -9,7 +9,10 @@ use rustix::fs::{FsWord, fstatfs};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use tracing::warn;
+
 use super::copy;
+use super::guard::{Guard, Slot};
 
 /// Memory that the peer shares with us: a piece of a window. Reached by copies only.
 #[derive(Debug)]
@@ -18,7 +21,18 @@ pub(crate) struct Mapping {
     start: NonNull<u8>,
     /// How many bytes.
     len: usize,
+    /// The window's.
+    guard: Option<&'static Slot>,
     window: Arc<Window>,
+}
+
+/// What is wanted of a mapping.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// Its pages may go away, and that shall be an error.
+    pub(crate) guarded: bool,
 }
 
 // SAFETY: the pointer is into a window, which lives as long as `self` and is reached by volatile
@@ -33,10 +47,9 @@ impl Mapping {
         fd: BorrowedFd<'_>,
         offset: u64,
         len: u64,
-        readable: bool,
-        writable: bool,
+        wanted: Wanted,
     ) -> Result<Mapping, Errno> {
-        let window = Arc::new(Window::new(fd, offset, len, readable, writable)?);
+        let window = Arc::new(Window::new(fd, offset, len, wanted)?);
         Mapping::of(&window, offset, len).ok_or(Errno::INVAL)
     }
 
@@ -49,16 +62,19 @@ impl Mapping {
         }
         // SAFETY: the piece lies in the window.
         let start = unsafe { window.base.add(skip) };
-        Some(Mapping { start, len, window: window.clone() })
+        let guard = window.guard.as_ref().map(Guard::slot);
+        Some(Mapping { start, len, guard, window: window.clone() })
     }
 
     /// Copies from the piece; `at` is in bytes from its start. The caller checked the permission.
+    ///
+    /// # Errors
+    /// `EFAULT`: beyond its end, or the mapping [is lost](Self::is_lost).
     #[inline]
     pub(crate) fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Errno> {
         let from = self.at(at, to.len())?;
         // SAFETY: `at` checked that `to.len()` bytes from there lie in the piece.
-        unsafe { copy::load(from, to) };
-        Ok(())
+        self.touch(|| unsafe { copy::load(from, to) })
     }
 
     /// Copies to the piece; as [`read`](Self::read).
@@ -66,8 +82,21 @@ impl Mapping {
     pub(crate) fn write(&self, at: u64, from: &[u8]) -> Result<(), Errno> {
         let to = self.at(at, from.len())?;
         // SAFETY: `at` checked that `from.len()` bytes from there lie in the piece.
-        unsafe { copy::store(from, to) };
+        self.touch(|| unsafe { copy::store(from, to) })
+    }
+
+    #[inline]
+    fn touch(&self, touch: impl FnOnce()) -> Result<(), Errno> {
+        match self.guard {
+            None => touch(),
+            Some(guard) => guard.guard(touch).inspect_err(|_| tell(guard))?,
+        }
         Ok(())
+    }
+
+    /// Whether the file has lost pages that were touched. The mapping is no good any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.guard.is_some_and(Slot::is_lost)
     }
 
     /// The piece's first byte.
@@ -102,9 +131,19 @@ impl Mapping {
     }
 }
 
+#[cold]
+fn tell(guard: &Slot) {
+    if guard.is_news() {
+        warn!(
+            "the peer's file has lost pages under its mapping; it is read and written from now on"
+        );
+    }
+}
+
 /// What one call of `mmap` has mapped.
 #[derive(Debug)]
 pub(super) struct Window {
+    guard: Option<Guard>,
     /// The start, at a page's border.
     base: NonNull<u8>,
     /// The length in bytes, whole pages.
@@ -126,31 +165,25 @@ impl Window {
         fd: BorrowedFd<'_>,
         offset: u64,
         len: u64,
-        readable: bool,
-        writable: bool,
+        wanted: Wanted,
     ) -> Result<Window, Errno> {
         let huge = huge_page_size(fd);
-        Window::map(fd, (offset, len), (readable, writable), huge)
+        Window::map(fd, (offset, len), wanted, huge)
     }
 
     /// Maps the whole of `fd`, which has `len` bytes. `None` if that can't be, or is not free: huge
     /// pages are reserved when they are mapped.
-    pub(super) fn of_all(
-        fd: BorrowedFd<'_>,
-        len: u64,
-        readable: bool,
-        writable: bool,
-    ) -> Option<Window> {
+    pub(super) fn of_all(fd: BorrowedFd<'_>, len: u64, wanted: Wanted) -> Option<Window> {
         if huge_page_size(fd).is_some() {
             return None;
         }
-        Window::map(fd, (0, len), (readable, writable), None).ok()
+        Window::map(fd, (0, len), wanted, None).ok()
     }
 
     fn map(
         fd: BorrowedFd<'_>,
         (offset, len): (u64, u64),
-        (readable, writable): (bool, bool),
+        wanted: Wanted,
         huge: Option<u64>,
     ) -> Result<Window, Errno> {
         let page = huge.unwrap_or(rustix::param::page_size() as u64);
@@ -159,8 +192,8 @@ impl Window {
         let mapped = end.checked_next_multiple_of(page).ok_or(Errno::INVAL)?;
         let mapped = usize::try_from(mapped).map_err(|_| Errno::NOMEM)?;
         let mut prot = ProtFlags::empty();
-        prot.set(ProtFlags::READ, readable);
-        prot.set(ProtFlags::WRITE, writable);
+        prot.set(ProtFlags::READ, wanted.readable);
+        prot.set(ProtFlags::WRITE, wanted.writable);
         let mut flags = MapFlags::SHARED;
         // Huge pages that are not reserved may be missing when they are touched, which is a SIGBUS.
         flags.set(MapFlags::NORESERVE, huge.is_none());
@@ -168,7 +201,15 @@ impl Window {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
         let base = unsafe { mmap(std::ptr::null_mut(), mapped, prot, flags, fd, offset) }?;
         let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
-        Ok(Window { base, mapped, offset, page: page as usize })
+        let page = page as usize;
+        let guard =
+            if wanted.guarded { Guard::new(base.as_ptr() as usize, mapped, page) } else { None };
+        Ok(Window { guard, base, mapped, offset, page })
+    }
+
+    /// Whether the file has lost pages under it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.slot().is_lost())
     }
 
     /// How many bytes are mapped.
@@ -179,7 +220,7 @@ impl Window {
 
 /// The page size of the file's mappings in bytes, if it is one of hugetlbfs: that has pages of its own,
 /// and maps no parts of them.
-fn huge_page_size(fd: BorrowedFd<'_>) -> Option<u64> {
+pub(super) fn huge_page_size(fd: BorrowedFd<'_>) -> Option<u64> {
     let stat = fstatfs(fd).ok().filter(|stat| stat.f_type == HUGETLBFS_MAGIC)?;
     let usual = rustix::param::page_size() as u64;
     Some(u64::try_from(stat.f_bsize).unwrap_or(usual).max(usual))
@@ -190,6 +231,8 @@ const HUGETLBFS_MAGIC: FsWord = 0x9584_58f6;
 
 impl Drop for Window {
     fn drop(&mut self) {
+        // First: from here on the addresses may be anybody's.
+        self.guard = None;
         // SAFETY: our own mapping, to which no reference was ever made. No piece of it is left.
         let _never_fails = unsafe { munmap(self.base.as_ptr().cast(), self.mapped) };
     }
@@ -211,6 +254,7 @@ mod tests {
         // More than any machine has.
         let size = 1 << 44;
         ftruncate(&fd, size).unwrap();
-        assert_eq!(Mapping::new(fd.as_fd(), 0, size, true, true).map(drop), Err(Errno::NOMEM));
+        let wanted = Wanted { readable: true, writable: true, guarded: false };
+        assert_eq!(Mapping::new(fd.as_fd(), 0, size, wanted).map(drop), Err(Errno::NOMEM));
     }
 }

@@ -5,10 +5,12 @@ pub(crate) mod dirty;
 mod entry;
 mod file;
 mod future;
+mod guard;
 mod index;
 mod lease;
 mod mapping;
 mod message;
+mod policy;
 mod region;
 mod table;
 mod transfer;
@@ -23,13 +25,14 @@ use crate::shared::Shared;
 
 pub(crate) use file::File;
 pub(crate) use future::run as run_to_end;
-pub(crate) use mapping::Mapping;
+pub(crate) use mapping::{Mapping, Wanted};
 pub(crate) use region::{Backing, Region};
 pub(crate) use table::{Inserted, Table};
 pub(crate) use transfer::{Buffer, How, Transfer};
 
 pub use future::DmaFuture;
 pub use lease::Lease;
+pub use policy::MemoryPolicy;
 
 /// Which way bytes move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +66,8 @@ pub enum DmaError {
          to sleep"
     )]
     BusMasterDisabled,
-    /// The memory could not be reached: past the end of the peer's file, or an I/O error.
+    /// The memory could not be reached: past the end of the peer's file, which the peer may have moved,
+    /// or an I/O error.
     #[error("the mapped file can't be accessed at {address:#x}: {errno}")]
     File {
         /// Where the access began.

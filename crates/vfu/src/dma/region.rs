@@ -61,7 +61,7 @@ impl Region {
     /// # Errors
     /// What DMA_MAP answers: a mode that does not fit, or a file that can't be mapped.
     pub(crate) fn new(map: &DmaMap, fd: Option<OwnedFd>, files: &Files) -> Result<Region, Errno> {
-        let mode = map.access_mode(fd.is_some())?;
+        let mode = files.policy().mode(map.access_mode(fd.is_some())?);
         let readable = map.flags.contains(DmaMapFlags::READ);
         let writable = map.flags.contains(DmaMapFlags::WRITE);
         let system = |e: SysErrno| Errno::from_raw(e.raw_os_error());
@@ -73,6 +73,7 @@ impl Region {
             }
             (AccessMode::FileIo, Some(fd)) => {
                 let open = files.open(fd, readable, writable).map_err(system)?;
+                open.check_mode().map_err(system)?;
                 Backing::FileIo(File::of(open, map.offset))
             }
             _ => Backing::Message,
@@ -140,7 +141,9 @@ impl Region {
     /// Copies from direct memory; `at` is in bytes from the region's start.
     pub(super) fn read_direct(&self, at: u64, to: &mut [u8]) -> Result<(), SysErrno> {
         match &self.backing {
-            Backing::Mapped(mapping, file) if file.holds(at, to.len()) => mapping.read(at, to),
+            Backing::Mapped(mapping, file) if file.holds(at, to.len()) => {
+                mapping.read(at, to).or_else(|e| file.read_instead(at, to, e))
+            }
             Backing::FileIo(file) => file.read(at, to),
             Backing::Mapped(..) | Backing::Message => Err(SysErrno::FAULT),
         }
@@ -149,7 +152,9 @@ impl Region {
     /// Copies to direct memory, and logs it; as [`read_direct`](Self::read_direct).
     pub(super) fn write_direct(&self, at: u64, from: &[u8]) -> Result<(), SysErrno> {
         let result = match &self.backing {
-            Backing::Mapped(mapping, file) if file.holds(at, from.len()) => mapping.write(at, from),
+            Backing::Mapped(mapping, file) if file.holds(at, from.len()) => {
+                mapping.write(at, from).or_else(|e| file.write_instead(at, from, e))
+            }
             Backing::FileIo(file) => file.write(at, from),
             Backing::Mapped(..) | Backing::Message => return Err(SysErrno::FAULT),
         };

@@ -7,7 +7,7 @@ use vfu_proto::wire::Errno;
 use super::entry::Entry;
 use super::file::Files;
 use super::index::Index;
-use super::{Direction, DmaError, Region};
+use super::{Direction, DmaError, MemoryPolicy, Region};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Counted, LeftRight};
 
@@ -40,6 +40,10 @@ pub(crate) enum Inserted {
 }
 
 impl Table {
+    pub(crate) fn new(policy: MemoryPolicy) -> Table {
+        Table { files: Files::new(policy), ..Table::default() }
+    }
+
     /// Enters a mapping.
     ///
     /// # Errors

@@ -107,7 +107,7 @@ mod tests {
         let config = Pci::endpoint(0x1234, 1).intx(Pin::A).build().unwrap();
         let irqs = Irqs::of(&config);
         let regions = Arc::new(Regions::default());
-        let shared = Arc::new(Shared::new(config, irqs, true, None, regions));
+        let shared = Arc::new(Shared::new(config, irqs, true, None, Default::default(), regions));
         let status = || {
             let mut status = [0];
             shared.config().read(6, &mut status);

@@ -20,12 +20,17 @@ pub(crate) enum Next {
 impl Link {
     /// Waits for a command of the peer, as [`outcome_or_command`](Self::outcome_or_command) does.
     pub(crate) fn begin_command(&self) -> Result<Message, Closed> {
-        self.wait(Sight::MayBeBlind, On::Commands, Session::begin_command)
+        self.wait(Sight::MayBeBlind, On::Commands, |session| self.begin(session))
     }
 
     /// A command if one is here already.
     pub(crate) fn try_begin_command(&self) -> Option<Message> {
-        self.sort(self.lock()).session.begin_command()
+        self.begin(&mut self.sort(self.lock()).session)
+    }
+
+    /// As [`take_command`](Self::take_command), for a client.
+    pub(super) fn begin(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
+        if self.is_held(session) { None } else { session.begin_command() }
     }
 
     /// The command has been executed.

@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `wait` | waiting until something is found, in one of the ways there are to wait |
 //! | `read` | the part of the reader |
+//! | `spin` | looking again and again before it sleeps |
 //! | `sort` | what was read, handed to the session |
 //! | `request`, `command` | what asks, what executes |
 //! | `attend` | what reaches a session by other ways than its sockets |
@@ -35,6 +36,7 @@ mod read;
 mod request;
 mod scratch;
 mod sort;
+mod spin;
 mod wait;
 mod wake;
 
@@ -57,6 +59,8 @@ use outbox::Outbox;
 pub use request::Claim;
 pub(crate) use request::{About, Asker, Reenter, RequestError};
 pub(crate) use scratch::with_scratch;
+pub use spin::Spin;
+use spin::Spinning;
 pub(crate) use wait::Sight;
 pub(crate) use wake::Wake;
 
@@ -107,6 +111,7 @@ pub(crate) struct Link {
     sends_apart: AtomicBool,
     /// How long one receive waits at most, if there is a limit: it saves a poll before it.
     tick: OnceLock<Duration>,
+    spinning: Spinning,
     origin: Instant,
 }
 
@@ -217,6 +222,7 @@ impl Link {
             filled: AtomicBool::new(false),
             sends_apart: AtomicBool::new(false),
             tick: OnceLock::new(),
+            spinning: Spinning::default(),
             origin: Instant::now(),
         };
         if let Some(tick) = tick {

@@ -72,15 +72,13 @@ impl Link {
         until: Option<Time>,
         blind: bool,
     ) -> (MutexGuard<'_, State>, bool) {
-        let result = if blind {
-            let ours = [reading.framers[0].is_some(), reading.framers[1].is_some()];
-            self.receive(&mut reading, ours, true)
-        } else {
-            match self.poll(&reading, until) {
-                Ok(ready) => self.receive(&mut reading, ready, false).map(|_| true),
-                Err(e) => Err(lost(e)),
+        let result = self.look_then(&mut reading, |reading| {
+            if blind {
+                return self.receive(reading, [true; 2], true);
             }
-        };
+            let ready = self.poll(reading, until).map_err(lost)?;
+            self.receive(reading, ready, false).map(|_| true)
+        });
         let came = !matches!(result, Ok(false));
         let mut state = self.put_back(reading, result.map(drop));
         state.blind -= usize::from(blind);

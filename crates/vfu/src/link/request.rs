@@ -276,7 +276,7 @@ impl Link {
     /// [`end_command`](Self::end_command).
     pub(crate) fn outcome_or_command(&self, ticket: Ticket) -> Waited {
         let waited =
-            self.wait(Sight::MayBeBlind, On::Replies, |session| match session.begin_command() {
+            self.wait(Sight::MayBeBlind, On::Replies, |session| match self.begin(session) {
                 Some(command) => Some(Waited::Command(command)),
                 None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
             });
@@ -306,7 +306,7 @@ impl Link {
         if !self.has_unsent() {
             return None;
         }
-        let waited = self.wait(Sight::Sees, On::Replies, |session| match session.begin_command() {
+        let waited = self.wait(Sight::Sees, On::Replies, |session| match self.begin(session) {
             None if self.has_unsent() => None,
             command => Some(command),
         });

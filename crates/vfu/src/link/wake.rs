@@ -25,6 +25,11 @@ impl Wake {
         }
     }
 
+    /// Whether it is readable, or will be at once.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
     /// Takes the wake-up off. What it was about has to be looked for after this, not before.
     pub(crate) fn clear(&self) {
         // If the write is still to come the next call takes it off.

@@ -20,8 +20,9 @@ impl Region {
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a>(pub(super) &'a dma::Region);
 
-/// Where a mapping is in this process. The client may change it at any moment, and cut its file
-/// short, after which touching it raises `SIGBUS`.
+/// Where a mapping is in this process. The client may change it at any moment. Where it takes a page
+/// away, who touches that finds zeros, and the mapping [is lost](View::is_lost): see
+/// [`MemoryPolicy`](crate::MemoryPolicy).
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     /// The mapping's first byte.
@@ -71,6 +72,12 @@ impl View<'_> {
                 usize::try_from(len).unwrap_or(usize::MAX),
             );
         }
+    }
+
+    /// Whether it was mapped, and has lost pages of its file since. Reads and writes still get what
+    /// the file has.
+    pub fn is_lost(&self) -> bool {
+        matches!(&self.0.backing, Backing::Mapped(mapping, _) if mapping.is_lost())
     }
 
     /// Where it is in this process, if it was mapped.

@@ -11,7 +11,7 @@ use vfu_proto::wire::{DmaMap, Errno};
 use super::region::{Region, View};
 use crate::context::{self, Inside};
 use crate::dma::dirty::{Grid, Picture};
-use crate::dma::{self, Inserted};
+use crate::dma::{self, Inserted, MemoryPolicy};
 use crate::irq::{EventFd, Irqs};
 use crate::pci::ConfigSpace;
 use crate::shared::{Gate, Shared};
@@ -29,7 +29,8 @@ impl Station {
         let config = ConfigSpace::bare();
         let irqs = Irqs::of(&config);
         let (timeout, regions) = (limits.handler_timeout, Arc::default());
-        Station { shared: Arc::new(Shared::new(config, irqs, false, timeout, regions)) }
+        let memory = MemoryPolicy::default();
+        Station { shared: Arc::new(Shared::new(config, irqs, false, timeout, memory, regions)) }
     }
 
     /// How long all DMA by message of a handler may take; `None`: for ever.

@@ -13,9 +13,11 @@ use super::regions::{Asked, Region, Regions, ShareError, Shareable};
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
+use crate::dma::MemoryPolicy;
 use crate::doorbell::{Doorbell, IoEventFd};
 use crate::handle::Handle;
 use crate::irq::{Coalescing, Irqs};
+use crate::link::Spin;
 use crate::pci::{ConfigSpace, Pci, PciError};
 use crate::reentrant::{Reentrant, SharedDevice};
 use crate::shared::Shared;
@@ -42,7 +44,9 @@ pub(crate) struct Settings {
     pub(crate) max_transfer: u64,
     pub(crate) max_dma_maps: u32,
     pub(crate) twin_socket: bool,
+    pub(crate) spin: Spin,
     pub(crate) incoming: bool,
+    pub(crate) memory: MemoryPolicy,
 }
 
 /// Describes a server. See [`Server::builder`].
@@ -64,7 +68,9 @@ impl Builder {
                 max_transfer: 1 << 20,
                 max_dma_maps: 65535,
                 twin_socket: true,
+                spin: Spin::Off,
                 incoming: false,
+                memory: MemoryPolicy::default(),
             },
             regions: Asked::default(),
             bus_master_gate: true,
@@ -91,10 +97,24 @@ impl Builder {
         self
     }
 
+    /// What is done about a client that gives memory by file descriptor and takes its pages away.
+    /// Default: [`MemoryPolicy::Guarded`].
+    pub fn memory_policy(mut self, policy: MemoryPolicy) -> Self {
+        self.settings.memory = policy;
+        self
+    }
+
     /// Whether to use a second socket for DMA messages if the client can (specification,
     /// "twin_socket"). Default: yes.
     pub fn twin_socket(mut self, offer: bool) -> Self {
         self.settings.twin_socket = offer;
+        self
+    }
+
+    /// Whether [`Server::run`], when it waits for the client, looks for its next command for a short
+    /// time before it sleeps. So does a device that waits for DMA by message. Default: no.
+    pub fn spin(mut self, spin: Spin) -> Self {
+        self.settings.spin = spin;
         self
     }
 
@@ -190,6 +210,7 @@ impl Builder {
             irqs,
             self.bus_master_gate,
             self.settings.limits.handler_timeout,
+            self.settings.memory,
             regions.clone(),
         ));
         let executor = Arc::new(Executor::new(shared.clone(), regions, &self.settings));

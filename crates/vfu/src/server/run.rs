@@ -121,7 +121,8 @@ impl<D: Device> Server<D> {
     }
 
     pub(super) fn connect(&self, socket: OwnedFd) -> Arc<Link> {
-        Arc::new(Link::new(socket, Role::Server, self.settings.limits.clone()))
+        let link = Link::new(socket, Role::Server, self.settings.limits.clone());
+        Arc::new(link.spinning(self.settings.spin))
     }
 
     /// Answers VERSION, and tells the device that there is a client.

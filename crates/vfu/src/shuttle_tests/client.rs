@@ -7,7 +7,7 @@ use vfu_proto::wire::{DmaReadRequest, Errno, Kind, Request};
 
 use super::device::{CALLBACK, Log, PLAIN, Tester, WORKER, pattern};
 use super::peer::{MEMORY, Peer, pair};
-use super::{check, no_timeouts};
+use super::{check, no_timeouts, some_spin};
 use crate::client::{Client, DmaMemory, Memory, READ_WRITE};
 use crate::{Bar, Pci, Server};
 
@@ -42,7 +42,7 @@ fn map(client: &Client) {
 fn connect(played: impl FnOnce(Peer) + Send + 'static) -> (Client, thread::JoinHandle<()>) {
     let (ours, theirs) = pair();
     let server = thread::spawn(move || played(Peer::new(theirs)));
-    let client = Client::builder().limits(no_timeouts()).twin_socket(false);
+    let client = Client::builder().limits(no_timeouts()).spin(some_spin()).twin_socket(false);
     (client.connect_fd(ours).unwrap(), server)
 }
 
@@ -153,13 +153,14 @@ fn both_ends(twin: bool) {
         let (ours, theirs) = pair();
         let log = Arc::new(Log::default());
         let pci = Pci::endpoint(1, 2).bar(0, Bar::mem32(4096));
-        let server = Server::builder(pci).limits(no_timeouts()).bus_master_gate(false);
+        let server = Server::builder(pci).limits(no_timeouts()).spin(some_spin());
+        let server = server.bus_master_gate(false);
         let device_log = log.clone();
         let device = |handle| Tester { handle, log: device_log, busy: false };
         let mut server = server.fd(theirs).unwrap().serve(device).unwrap();
         let server = thread::spawn(move || server.run().unwrap());
 
-        let client = Client::builder().limits(no_timeouts()).twin_socket(twin);
+        let client = Client::builder().limits(no_timeouts()).spin(some_spin()).twin_socket(twin);
         let client = client.connect_fd(ours).unwrap();
         assert_eq!(client.has_twin_socket(), twin);
         map(&client);

@@ -13,9 +13,12 @@ mod peer;
 mod server;
 mod time;
 
+use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, MaxSteps, Runner};
 use vfu_proto::session::Limits;
+
+use crate::Spin;
 
 /// Schedules of each kind; more with `VFU_SCHEDULES`.
 const SCHEDULES: usize = 1000;
@@ -30,6 +33,11 @@ fn check(model: impl Fn() + Clone + Send + Sync + 'static) {
     config.silence_warnings = true;
     Runner::new(RandomScheduler::new(schedules), config.clone()).run(model.clone());
     Runner::new(PctScheduler::new(3, schedules), config).run(model);
+}
+
+/// Whether the threads of an end look before they sleep: in some schedules they do.
+fn some_spin() -> Spin {
+    if thread_rng().gen_bool(0.5) { Spin::AtMost(Spin::MOST) } else { Spin::Off }
 }
 
 /// Nothing ends because of the time: what is lost is lost.

@@ -11,7 +11,7 @@ use super::device::{
     BUSY, CALLBACK, DEFERRED, IN_HANDLER, LEASE, Log, PLAIN, Tester, WORKER, pattern,
 };
 use super::peer::{MEMORY, Peer, pair};
-use super::{check, no_timeouts};
+use super::{check, no_timeouts, some_spin};
 use crate::dma::DmaError;
 use crate::server::Stopper;
 use crate::{Bar, Pci, Server};
@@ -30,7 +30,8 @@ pub(super) fn server(limits: Limits) -> (Server<Tester>, Arc<Log>, Peer) {
     let (ours, theirs) = pair();
     let log = Arc::new(Log::default());
     let pci = Pci::endpoint(1, 2).bar(0, Bar::mem32(4096)).msix(1);
-    let bound = Server::builder(pci).limits(limits).bus_master_gate(false).fd(ours).unwrap();
+    let builder = Server::builder(pci).limits(limits).spin(some_spin()).bus_master_gate(false);
+    let bound = builder.fd(ours).unwrap();
     let device_log = log.clone();
     let server = bound.serve(|handle| Tester { handle, log: device_log, busy: false }).unwrap();
     (server, log, Peer::new(theirs))

@@ -10,6 +10,7 @@ mod chosen {
 
     pub(crate) use rustix::event::poll;
     use rustix::net::RecvFlags;
+    pub(crate) use rustix::thread::sched_yield as yield_now;
 
     /// The flags of a receive that may wait, or may not.
     #[inline]
@@ -35,6 +36,7 @@ mod chosen {
     use rustix::net::RecvFlags;
     use rustix::net::sockopt::{Timeout, socket_timeout};
     use shuttle::sync::{Condvar, Mutex};
+    pub(crate) use shuttle::thread::yield_now;
 
     use crate::sync::clock;
 

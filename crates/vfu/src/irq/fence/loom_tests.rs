@@ -15,7 +15,7 @@ fn shared() -> Arc<Shared> {
     let config = Pci::endpoint(1, 2).intx(Pin::A).build().unwrap();
     let regions = Arc::new(Regions::new(&config, Default::default()).unwrap());
     let irqs = Irqs::of(&config);
-    Arc::new(Shared::new(config, irqs, false, None, regions))
+    Arc::new(Shared::new(config, irqs, false, None, Default::default(), regions))
 }
 
 /// Interrupt Status, and whether the pin is up.

@@ -1,0 +1,175 @@
+//! A target at work, in a process of its own: whatever it dies of is a finding.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::build::Programs;
+use super::folder;
+use crate::toolchain;
+
+/// libFuzzer's exit code after Ctrl-C.
+const INTERRUPTED: i32 = 72;
+/// So much later than it should have ended, it hangs.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// What a target has done.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) target: String,
+    pub(crate) time: Duration,
+    pub(crate) executions: u64,
+    pub(crate) steps: u64,
+    /// Edges of the control flow that were reached; none are counted for blind input.
+    pub(crate) edges: Option<u64>,
+    /// New inputs, each of which reached something new.
+    pub(crate) new: Option<u64>,
+    /// The input that broke it, or the log if there is none.
+    pub(crate) finding: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    target: String,
+    child: Child,
+    since: Instant,
+    share: Duration,
+    log: PathBuf,
+    steps: PathBuf,
+    artifacts: PathBuf,
+    stopped: bool,
+}
+
+impl Worker {
+    pub(super) fn start(programs: &Programs, target: &str, share: Duration) -> Result<Worker> {
+        let logs = toolchain::target_folder().join("fuzz/logs");
+        let artifacts = folder().join("artifacts").join(target);
+        for folder in [&logs, &artifacts] {
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        let log = logs.join(format!("{target}.log"));
+        let steps = logs.join(format!("{target}.steps"));
+        let _none = fs::remove_file(&steps);
+        let out = File::create(&log).with_context(|| log.display().to_string())?;
+        let mut command = programs.command(target, share.as_secs(), &artifacts)?;
+        command.env("VFU_FUZZ_STEPS", &steps).env("RUST_BACKTRACE", "1").stdin(Stdio::null());
+        command.stdout(out.try_clone()?).stderr(out);
+        let child = command.spawn().with_context(|| format!("target {target} does not start"))?;
+        let (target, since) = (target.to_owned(), Instant::now());
+        Ok(Worker { target, child, since, share, log, steps, artifacts, stopped: false })
+    }
+
+    /// Ends it; what it has found so far is kept.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        let _it_has_ended = self.child.kill();
+    }
+
+    /// What it has done, once it has ended.
+    pub(super) fn ended(&mut self) -> Result<Option<Report>> {
+        let hangs = self.since.elapsed() > self.share + HANGS;
+        if hangs {
+            let _it_has_ended = self.child.kill();
+        }
+        let Some(status) = self.child.try_wait()? else { return Ok(None) };
+        let mut report = self.report();
+        if hangs || (!self.stopped && is_finding(status)) {
+            report.finding = Some(self.finding());
+        }
+        Ok(Some(report))
+    }
+
+    /// What it has done until now.
+    pub(super) fn report(&self) -> Report {
+        let said = tail(&self.log);
+        let mut report = Report {
+            target: self.target.clone(),
+            time: self.since.elapsed(),
+            steps: fs::read_to_string(&self.steps).ok().and_then(|n| n.parse().ok()).unwrap_or(0),
+            ..Report::default()
+        };
+        said.lines().for_each(|line| report.hear(line));
+        report
+    }
+
+    /// The input that it named, or was at.
+    fn finding(&self) -> PathBuf {
+        let said = tail(&self.log);
+        let named = said.lines().rev().find_map(|line| line.split("Test unit written to ").nth(1));
+        let current = self.artifacts.join("current");
+        match named {
+            Some(path) => path.trim().into(),
+            None if current.exists() => {
+                let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+                let kept = self.artifacts.join(format!("death-{seconds}"));
+                if fs::rename(&current, &kept).is_ok() { kept } else { current }
+            }
+            None => self.log.clone(),
+        }
+    }
+}
+
+fn is_finding(status: ExitStatus) -> bool {
+    !status.success() && status.code() != Some(INTERRUPTED)
+}
+
+impl Report {
+    /// Takes what a line of the log says: `#2048  pulse  cov: 430 ft: 1200 ...`
+    fn hear(&mut self, line: &str) {
+        let mut words = line.split_whitespace();
+        let Some(first) = words.next() else { return };
+        let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
+        match first {
+            "stat::number_of_executed_units:" => {
+                self.executions = number(words.next()).unwrap_or(self.executions);
+            }
+            "stat::new_units_added:" => self.new = number(words.next()),
+            _ => {
+                let count = first.strip_prefix('#').and_then(|count| count.parse().ok());
+                let Some(count) = count else { return };
+                self.executions = self.executions.max(count);
+                if words.any(|word| word == "cov:") {
+                    self.edges = number(words.next()).or(self.edges);
+                }
+            }
+        }
+    }
+}
+
+/// The end of a file: as much as has the last lines in it.
+fn tail(path: &Path) -> String {
+    const ENOUGH: u64 = 16 << 10;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let len = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(len.saturating_sub(ENOUGH)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_libfuzzer_are_understood() {
+        let mut report = Report::default();
+        let lines = "INFO: Seed: 1\n#2\tINITED cov: 5 ft: 6 corp: 1/1b\n#2048\tpulse  cov: 430 ft: 1200\n\
+            #2100\tNEW    cov: 431 ft: 9 corp: 3/4Kb\nstat::number_of_executed_units: 3000\n\
+            stat::new_units_added:          12\n";
+        lines.lines().for_each(|line| report.hear(line));
+        assert_eq!((report.executions, report.edges, report.new), (3000, Some(431), Some(12)));
+        report.hear("#4000\tblind");
+        assert_eq!((report.executions, report.edges), (4000, Some(431)));
+        report.hear("#no number");
+        report.hear("");
+        assert_eq!(report.executions, 4000);
+    }
+}
