@@ -33,6 +33,7 @@ mod chapters {
         ConfigurationSpace "configuration-space.md"
         Regions "regions.md"
         Testing "testing.md"
+        Fuzzing "fuzzing.md"
         Embedding "embedding.md"
         Speed "speed.md"
         Peers "peers.md"

@@ -15,6 +15,8 @@ pub(crate) enum Exit {
     Socket = 3,
     /// The peer at the socket is missing, or does not speak vfio-user as it should.
     Peer = 4,
+    /// A hostile peer broke what it attacked.
+    Found = 5,
 }
 
 impl From<Exit> for ExitCode {

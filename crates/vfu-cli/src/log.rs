@@ -25,5 +25,7 @@ pub(crate) fn start(verbose: u8) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would say on standard error that that can't be written to, and panic.
+        .log_internal_errors(false)
         .init();
 }

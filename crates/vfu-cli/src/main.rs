@@ -7,6 +7,7 @@ mod demo;
 mod describe;
 mod exit;
 mod fd;
+mod fuzz;
 mod janitor;
 mod log;
 mod migrate;
@@ -28,7 +29,8 @@ PCI devices as ordinary programs, over the vfio-user protocol.
 vfio-user client, connects to it and has a PCI device. `vfu probe` shows what is behind such a \
 socket, `vfu describe` what a device of ours is made of. `vfu migrate` moves a device with its \
 state from one server to another. `vfu demo` serves devices itself, drives them, and says what \
-works; `vfu demo crossing` has both ends speak at once. `vfu bench` measures what things cost.";
+works; `vfu demo crossing` has both ends speak at once. `vfu bench` measures what things cost. \
+`vfu fuzz` is a hostile client for any server, or a hostile server for any client.";
 
 const AFTER_LONG_HELP: &str = "\
 Exit codes:
@@ -37,6 +39,7 @@ Exit codes:
   2  wrong usage: an argument is unknown, missing or not possible
   3  the socket can't be had: in use, not a socket, not allowed, ...
   4  the peer at the socket is missing, or does not speak vfio-user as it should
+  5  `vfu fuzz` found something
 
 Environment:
   RUST_LOG  what is logged to standard error, such as `debug` or `vfu=trace,warn`; goes before -v";
@@ -62,6 +65,7 @@ enum Command {
     Describe(describe::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
     Completions(completions::Args),
     #[command(name = janitor::COMMAND, hide = true)]
     Janitor(janitor::Args),
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
         Command::Describe(args) => describe::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Completions(args) => completions::run(args),
         Command::Janitor(args) => janitor::run(&args),
     };

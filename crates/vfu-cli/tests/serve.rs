@@ -395,6 +395,28 @@ fn what_a_driver_wanted_and_the_device_has_not_is_said_when_it_leaves() {
     }
 }
 
+/// A client can make a server log: that is not to end it.
+#[test]
+fn a_server_whose_log_nobody_reads_any_more_serves_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let mut command = vfu();
+    command.args(["serve", "edu", "--socket-path"]).arg(&path).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let vmm = Vmm::connect(&path).unwrap();
+    vmm.enumerate().unwrap();
+    // From RAM to behind the end of the buffer: that is a warning.
+    for (register, value) in [(0x80, 0), (0x88, 0x40000), (0x90, 8192), (0x98, 1)] {
+        vmm.write64(0, register, value).unwrap();
+    }
+    drop(vmm);
+    Vmm::connect(&path).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// A client that cuts its memory off.
 #[test]
 fn a_policy_for_the_memory_of_clients() {

@@ -129,7 +129,7 @@ impl Stream {
             while self.fds.front().is_some_and(|(end, _)| *end <= self.at) {
                 fds.extend(self.fds.pop_front().map(|(_, fd)| fd));
             }
-            assert_eq!(message.fds, fds);
+            assert_eq!(message.fds(), fds);
             framer.recycle(message);
         }
     }

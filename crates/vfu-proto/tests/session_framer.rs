@@ -26,7 +26,7 @@ fn feed(framer: &mut Framer<u32>, mut bytes: &[u8], fds: &[u32]) -> Vec<(u16, us
             for (i, byte) in message.payload().iter().enumerate() {
                 assert_eq!(*byte, (i as u8).wrapping_add(id as u8));
             }
-            out.push((id, message.payload().len(), message.fds.clone()));
+            out.push((id, message.payload().len(), message.fds().to_vec()));
             framer.recycle(message);
         }
         if last {
@@ -180,7 +180,7 @@ fn refused_messages_are_skipped() {
             framer.received(n, [9]);
             loop {
                 match framer.pop() {
-                    Ok(Some(message)) => got.push((message.header().id, message.fds.len())),
+                    Ok(Some(message)) => got.push((message.header().id, message.fds().len())),
                     Ok(None) => break,
                     Err(e) => {
                         refused.push(e.header().id);

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use crate::deadline::ready;
 use crate::{DEADLINE, KitError, RawPeer};
 
-/// Listens in a temporary folder, for a client to be played with.
+/// Listens for a client to be played with.
 #[derive(Debug)]
 pub struct RawListener {
     listener: UnixListener,
     path: PathBuf,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 impl RawListener {
@@ -28,9 +28,19 @@ impl RawListener {
     pub fn new() -> Result<RawListener, KitError> {
         let failed = |source| KitError::System { what: "can't listen", source };
         let folder = tempfile::tempdir().map_err(failed)?;
-        let path = folder.path().join("raw.sock");
+        let listener = RawListener::at(folder.path().join("raw.sock"))?;
+        Ok(RawListener { _folder: Some(folder), ..listener })
+    }
+
+    /// Listens at this path. The socket stays there.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn at(path: impl Into<PathBuf>) -> Result<RawListener, KitError> {
+        let failed = |source| KitError::System { what: "can't listen", source };
+        let path = path.into();
         let listener = UnixListener::bind(&path).map_err(failed)?;
-        Ok(RawListener { listener, path, _folder: folder })
+        Ok(RawListener { listener, path, _folder: None })
     }
 
     /// Where it listens.

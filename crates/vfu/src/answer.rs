@@ -1,13 +1,12 @@
 //! Answers to accesses that a device gives later.
 
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use vfu_proto::session::Channel;
 use vfu_proto::wire::{HEADER_SIZE, Header, RegionReadReply, RegionReadRequest, RegionWriteReply};
 
 use crate::device::Fault;
-use crate::link::{Link, with_scratch};
+use crate::link::{Link, with_draft};
 
 /// Lets a handler answer later: see [`Device::region_read_or_defer`](crate::Device::region_read_or_defer).
 #[derive(Debug)]
@@ -99,8 +98,7 @@ impl Later {
             return;
         }
         if !self.header.wants_no_reply() {
-            with_scratch(|out| {
-                out.resize(HEADER_SIZE, 0);
+            with_draft(|out| {
                 match self.access {
                     What::Read(request) => {
                         RegionReadReply::emit_head(&request, out);
@@ -113,9 +111,8 @@ impl Later {
                     }
                     What::Write(reply) => reply.emit(out),
                 }
-                let header = self.header.reply(out.len() - HEADER_SIZE).emit();
-                out[..HEADER_SIZE].copy_from_slice(&header);
-                let _closed = self.link.send(Channel::Main, &[IoSlice::new(out)], &[]);
+                self.header.reply(out.len() - HEADER_SIZE).emit_into(out);
+                let _closed = self.link.send(Channel::Main, out, &[]);
             });
         }
         self.link.deferred();

@@ -1,6 +1,6 @@
 //! What the current thread runs for a device: nothing, a handler, or a callback that may not wait.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::time::Duration;
 
 use crate::shared::Shared;
@@ -15,7 +15,6 @@ pub(crate) enum Inside {
     Callback,
 }
 
-#[derive(Clone, Copy)]
 struct Frame {
     device: *const Shared,
     inside: Inside,
@@ -24,45 +23,38 @@ struct Frame {
 }
 
 thread_local! {
-    static CURRENT: Cell<Option<Frame>> = const { Cell::new(None) };
-    /// What called what called the current one, if it does not stand alone.
-    static OUTER: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
+    /// What called what called the last one.
+    static FRAMES: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `f` as device code of `device`.
 pub(crate) fn run<T>(device: &Shared, inside: Inside, f: impl FnOnce() -> T) -> T {
-    struct Restore(Option<Frame>);
-    impl Drop for Restore {
+    struct Leave;
+    impl Drop for Leave {
         fn drop(&mut self) {
-            if self.0.is_some() {
-                OUTER.with(|outer| outer.borrow_mut().pop());
-            }
-            CURRENT.with(|current| current.set(self.0));
+            FRAMES.with(|frames| frames.borrow_mut().pop());
         }
     }
-    let frame = Frame { device, inside, since: None };
-    let before = CURRENT.with(|current| current.replace(Some(frame)));
-    if let Some(before) = before {
-        OUTER.with(|outer| outer.borrow_mut().push(before));
-    }
-    let _restore = Restore(before);
+    FRAMES.with(|frames| frames.borrow_mut().push(Frame { device, inside, since: None }));
+    let _leave = Leave;
     f()
 }
 
 /// What this thread runs for `device`, if anything; be it that this runs something for another one.
 pub(crate) fn inside(device: &Shared) -> Option<Inside> {
-    let current = CURRENT.with(Cell::get)?;
-    let is = |frame: &&Frame| std::ptr::eq(frame.device, device);
-    if is(&&current) {
-        return Some(current.inside);
-    }
-    OUTER.with(|outer| outer.borrow().iter().rev().find(is).map(|frame| frame.inside))
+    FRAMES.with(|frames| {
+        let frames = frames.borrow();
+        frames.iter().rev().find(|f| std::ptr::eq(f.device, device)).map(|frame| frame.inside)
+    })
 }
 
 /// How much of `budget` the handler has left; it runs from the handler's first question.
 pub(crate) fn left(budget: Duration) -> Duration {
-    let Some(mut frame) = CURRENT.with(Cell::get) else { return budget };
-    let since = *frame.since.get_or_insert_with(Instant::now);
-    CURRENT.with(|current| current.set(Some(frame)));
-    budget.saturating_sub(since.elapsed())
+    FRAMES.with(|frames| match frames.borrow_mut().last_mut() {
+        Some(frame) => {
+            let since = *frame.since.get_or_insert_with(Instant::now);
+            budget.saturating_sub(since.elapsed())
+        }
+        None => budget,
+    })
 }

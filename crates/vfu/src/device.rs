@@ -24,6 +24,16 @@ pub trait Device {
     /// A [`Fault`]: the driver gets all ones, as from a PCI bus.
     fn region_read(&mut self, at: Access, data: &mut [u8]) -> Result<(), Fault>;
 
+    /// The bytes of a BAR that the driver reads, if the device has them one behind the other; `None`,
+    /// which is the default, or another length than `len`: [`region_read`](Self::region_read) is called.
+    ///
+    /// Asked of long reads only, of 4 KiB or more: what is lent here is copied once, and nothing has to
+    /// be filled before.
+    fn region_bytes(&mut self, at: Access, len: usize) -> Option<&[u8]> {
+        let _ = (at, len);
+        None
+    }
+
     /// The driver writes to a BAR.
     ///
     /// # Errors
@@ -128,7 +138,7 @@ pub trait Device {
     }
 }
 
-/// All methods of [`Device`] but `migration`, as calls of the methods of something else.
+/// All methods of [`Device`] but `region_bytes` and `migration`, as calls of the methods of something else.
 macro_rules! forward_device {
     ($self:ident => $to:expr) => {
         fn region_read(&mut $self, at: Access, data: &mut [u8]) -> Result<(), Fault> {
@@ -194,6 +204,10 @@ pub(crate) use forward_device;
 
 impl<D: Device + ?Sized> Device for Box<D> {
     forward_device!(self => (**self));
+
+    fn region_bytes(&mut self, at: Access, len: usize) -> Option<&[u8]> {
+        (**self).region_bytes(at, len)
+    }
 
     fn migration(&mut self) -> Option<&mut dyn Migration> {
         (**self).migration()

@@ -41,6 +41,10 @@ pub(crate) struct Shared {
     reentry: OnceLock<Arc<dyn Reenter>>,
     handler_timeout: RwLock<Option<Duration>>,
     live: RwLock<Option<Arc<Live>>>,
+    /// Whether there is one, to be seen without the lock.
+    connected: AtomicBool,
+    /// The device has sent a DMA_WRITE to the client.
+    written: AtomicBool,
     pub(crate) regions: Arc<Regions>,
 }
 
@@ -114,6 +118,8 @@ impl Shared {
             reentry: OnceLock::new(),
             handler_timeout: RwLock::new(handler_timeout),
             live: RwLock::new(None),
+            connected: AtomicBool::new(false),
+            written: AtomicBool::new(false),
             regions,
         };
         shared.follow();
@@ -255,11 +261,19 @@ impl Shared {
 
     /// Whether the device has sent a DMA_WRITE in this session; `None` without one.
     pub(crate) fn has_written(&self) -> Option<bool> {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        live.as_ref().map(|live| live.link.has_written())
+        let connected = self.connected.load(Ordering::SeqCst);
+        connected.then(|| self.written.load(Ordering::SeqCst))
+    }
+
+    /// The device is about to send a DMA_WRITE.
+    pub(crate) fn writes(&self) {
+        self.written.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn set_live(&self, live: Option<Arc<Live>>) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        let mut place = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        self.written.store(false, Ordering::SeqCst);
+        self.connected.store(live.is_some(), Ordering::SeqCst);
+        *place = live;
     }
 }

@@ -286,3 +286,43 @@ fn a_client_that_takes_no_descriptors_gets_none() {
         client.region_write(0, 0, &[7]).unwrap();
     }
 }
+
+/// Lends a BAR of 64 KiB, but for its upper half; a read that is not lent gives ones and a two.
+struct Lender(Vec<u8>);
+
+impl Device for Lender {
+    fn region_read(&mut self, _at: Access, data: &mut [u8]) -> Result<(), Fault> {
+        data[0] = 2;
+        Ok(())
+    }
+
+    fn region_bytes(&mut self, at: Access, len: usize) -> Option<&[u8]> {
+        let start = at.offset as usize;
+        self.0.get(start..self.0.len().min(start + len))
+    }
+
+    fn region_write(&mut self, _at: Access, _data: &[u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// And what is not lent does not show what lies in the buffers of the server.
+#[test]
+fn a_long_read_is_lent() {
+    let builder = Server::builder(Pci::endpoint(0x1234, 1).bar(0, Bar::mem32(64 << 10)).msix(1));
+    let bytes: Vec<_> = (0..32 << 10).map(|i| (i / 7) as u8).collect();
+    let lender = Lender(bytes.clone());
+    let served = serve_in_process(builder, |_: Handle| lender).unwrap();
+    let vmm = Vmm::connect(served.path()).unwrap();
+    let read = |at: u64, len: usize| {
+        let mut data = vec![0; len];
+        vmm.client().region_read(0, at, &mut data).unwrap();
+        data
+    };
+    let not_lent = |len: usize| [&[2][..], &vec![0xff; len - 1]].concat();
+    assert_eq!(read(0, 32 << 10), bytes);
+    assert_eq!(read(9, 5000), bytes[9..5009]);
+    assert_eq!(read(0, 4095), not_lent(4095), "too short to be asked for");
+    assert_eq!(read(20 << 10, 20 << 10), not_lent(20 << 10), "another length");
+    assert_eq!(read(40 << 10, 8192), not_lent(8192), "nothing is lent");
+}

@@ -48,6 +48,10 @@ impl Device for Plain {
         Ok(())
     }
 
+    fn region_bytes(&mut self, at: Access, len: usize) -> Option<&[u8]> {
+        self.place(at, len).map(|bytes| &*bytes)
+    }
+
     fn region_write(&mut self, at: Access, data: &[u8]) -> Result<(), Fault> {
         self.place(at, data.len()).ok_or(Fault::Unmodelled)?.copy_from_slice(data);
         Ok(())

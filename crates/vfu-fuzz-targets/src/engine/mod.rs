@@ -211,7 +211,7 @@ impl<'a> World<'a> {
     }
 
     fn is_last(&self, message: &Message<u32>) {
-        assert_eq!(message.fds, [self.number], "its descriptors come back with it");
+        assert_eq!(message.fds(), [self.number], "its descriptors come back with it");
     }
 
     fn next_command(&mut self) {
@@ -245,7 +245,7 @@ impl<'a> World<'a> {
     fn outcome(&mut self) {
         let Some(ticket) = self.ticket() else { return };
         let got = self.session.outcome(ticket);
-        let got = got.map(|outcome| outcome.map(|message| message.fds[0]));
+        let got = got.map(|outcome| outcome.map(|message| message.fds()[0]));
         assert_eq!(got, self.model.outcome(ticket));
     }
 
@@ -366,7 +366,7 @@ impl<'a> World<'a> {
         assert!(self.model.fences.is_empty() && self.model.for_room.is_empty());
         for ticket in std::mem::take(&mut self.tickets) {
             let got = self.session.outcome(ticket);
-            let got = got.map(|outcome| outcome.map(|message| message.fds[0]));
+            let got = got.map(|outcome| outcome.map(|message| message.fds()[0]));
             assert_eq!(got, self.model.outcome(ticket));
             assert!(self.session.has_ended(ticket) && self.session.outcome(ticket).is_none());
         }

@@ -148,7 +148,7 @@ impl<'a> World<'a> {
             return;
         }
         if header.command == Command::Version.as_u16() && self.pipes[1].is_none() {
-            self.pipes[1] = message.fds.pop().map(Pipe::new);
+            self.pipes[1] = message.take_fds().pop().map(Pipe::new);
         }
         if header.command == Command::MigDataRead.as_u16() {
             let reply = MigDataReadReply::parse(message.payload()).expect("it is ours");

@@ -29,6 +29,14 @@ pub enum Channel {
 impl Channel {
     /// Both, for arrays with one element for each.
     pub const ALL: [Channel; 2] = [Channel::Main, Channel::Twin];
+
+    /// The one that this is not.
+    pub fn other(self) -> Channel {
+        match self {
+            Channel::Main => Channel::Twin,
+            Channel::Twin => Channel::Main,
+        }
+    }
 }
 
 /// Why a session ended.

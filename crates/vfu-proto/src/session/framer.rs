@@ -70,22 +70,21 @@ pub struct Framer<F> {
     /// Receives in a row that would have fitted into a small buffer.
     quiet: u32,
     /// The message at the head of the stream, if it is too large for `buffer`.
-    large: Option<Large>,
+    large: Option<Large<F>>,
     /// Where in the stream the next message begins, in bytes since the stream did.
     position: u64,
     /// Bytes still to come of a message that is left out.
     skip: usize,
     /// Descriptors, each batch with the stream position at which it ended.
     batches: VecDeque<(u64, Vec<F>)>,
-    spare_small: Vec<Vec<u8>>,
-    spare_large: Option<Vec<u8>>,
+    spare_small: Vec<Message<F>>,
+    spare_large: Option<Message<F>>,
 }
 
+/// A message that is received into its own buffer.
 #[derive(Debug)]
-struct Large {
-    header: Header,
-    size: usize,
-    bytes: Vec<u8>,
+struct Large<F> {
+    message: Message<F>,
     filled: usize,
 }
 
@@ -110,13 +109,14 @@ impl<F> Framer<F> {
 
     /// Where the next bytes go. Never empty; what is in it means nothing.
     pub fn space(&mut self) -> &mut [u8] {
-        if let Some(large) = &mut self.large {
-            if large.filled == large.bytes.len() {
-                let grown = large.bytes.len().saturating_mul(2).max(LARGE_STEP).min(large.size);
-                large.bytes.resize(grown, 0);
+        if let Some(Large { message, filled }) = &mut self.large {
+            let (size, bytes) = (message.len(), message.buffer());
+            if *filled == bytes.len() {
+                let grown = bytes.len().saturating_mul(2).max(LARGE_STEP).min(size);
+                bytes.resize(grown, 0);
             }
-            let end = large.bytes.len().min(large.size);
-            return &mut large.bytes[large.filled..end];
+            let end = bytes.len().min(size);
+            return &mut bytes[*filled..end];
         }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -136,7 +136,7 @@ impl<F> Framer<F> {
     /// Descriptors beyond [`MAX_FDS`] for one message are dropped.
     pub fn received(&mut self, n: usize, fds: impl IntoIterator<Item = F>) {
         match &mut self.large {
-            Some(large) => large.filled = (large.filled + n).min(large.bytes.len()),
+            Some(large) => large.filled = (large.filled + n).min(large.message.buffer().len()),
             None => {
                 self.end = (self.end + n).min(self.buffer.len());
                 self.judge(n);
@@ -149,7 +149,7 @@ impl<F> Framer<F> {
             let kept = fds.take(MAX_FDS.saturating_sub(held)).collect();
             self.batches.push_back((self.position + self.pending() as u64, kept));
             if self.pending() == 0 {
-                drop(self.take_fds()); // of the message that is left out
+                self.take_fds(&mut Vec::new()); // of the message that is left out
             }
         }
     }
@@ -170,29 +170,20 @@ impl<F> Framer<F> {
     /// # Errors
     /// The stream is broken; every later call says so again.
     pub fn pop(&mut self) -> Result<Option<Message<F>>, FrameError> {
-        if let Some(large) = &self.large {
-            if large.filled < large.size {
-                return Ok(None);
-            }
-        } else if !self.begin()? {
-            return Ok(None);
+        let whole = if self.large.is_some() { self.take_large() } else { self.take_small()? };
+        let Some(mut message) = whole else { return Ok(None) };
+        self.position += message.len() as u64;
+        if !self.batches.is_empty() {
+            self.take_fds(message.fds_mut());
         }
-        let (header, bytes, len) = match self.large.take() {
-            Some(large) => (large.header, large.bytes, large.size),
-            None => match self.take_small() {
-                Some(small) => small,
-                None => return Ok(None),
-            },
-        };
-        self.position += len as u64;
-        Ok(Some(Message::new(header, bytes, len, self.take_fds())))
+        Ok(Some(message))
     }
 
     /// How many bytes are missing of the header, or of the rest of the message, at the head of the
     /// stream: who receives no more than that reads nothing ahead. Never 0 unless the message is whole.
     pub fn missing(&self) -> usize {
         let whole = match (&self.large, self.peek_header()) {
-            (Some(large), _) => large.size,
+            (Some(large), _) => large.message.len(),
             (None, Some(header)) => header.size as usize,
             (None, None) => HEADER_SIZE,
         };
@@ -205,7 +196,7 @@ impl<F> Framer<F> {
         if let Some(header) = self.peek_header().filter(|_| self.large.is_none()) {
             self.skip = HEADER_SIZE.max(header.size as usize);
             self.skip_here();
-            drop(self.take_fds());
+            self.take_fds(&mut Vec::new());
         }
     }
 
@@ -222,15 +213,17 @@ impl<F> Framer<F> {
         self.pending() > 0 || self.skip > 0
     }
 
-    /// Takes the buffer of a message that is done with, for a later one.
-    pub fn recycle(&mut self, message: Message<F>) {
-        let buffer = message.into_buffer();
-        if buffer.len() > BUFFER {
-            if self.spare_large.as_ref().is_none_or(|spare| spare.len() < buffer.len()) {
-                self.spare_large = Some(buffer);
+    /// Takes a message that is done with, and whose buffer a later one can have. What it still has of
+    /// descriptors is dropped.
+    pub fn recycle(&mut self, mut message: Message<F>) {
+        message.fds_mut().clear();
+        let len = message.buffer().len();
+        if len > BUFFER {
+            if self.spare_large.as_mut().is_none_or(|spare| spare.buffer().len() < len) {
+                self.spare_large = Some(message);
             }
         } else if self.spare_small.len() < SPARE_SMALL {
-            self.spare_small.push(buffer);
+            self.spare_small.push(message);
         }
     }
 
@@ -245,9 +238,9 @@ impl<F> Framer<F> {
         Some(Header::parse(head))
     }
 
-    /// Looks at the head of the buffer. True if a whole small message is there.
-    fn begin(&mut self) -> Result<bool, FrameError> {
-        let Some(header) = self.peek_header() else { return Ok(false) };
+    /// The message at the head of the buffer, if it is whole. A large one is begun.
+    fn take_small(&mut self) -> Result<Option<Message<F>>, FrameError> {
+        let Some(header) = self.peek_header() else { return Ok(None) };
         let size = header.size as usize;
         if size < HEADER_SIZE {
             return Err(FrameError::TooSmall(header));
@@ -260,44 +253,45 @@ impl<F> Framer<F> {
         }
         if size > self.buffer.len() {
             self.begin_large(header, size);
-            return Ok(false);
+            return Ok(None);
         }
-        Ok(self.end - self.start >= size)
+        let Some(bytes) = self.buffer[self.start..self.end].get(..size) else { return Ok(None) };
+        let spare = if size > BUFFER { self.spare_large.take() } else { self.spare_small.pop() };
+        let mut message = Message::reuse(spare, header, size);
+        message.buffer().clear();
+        message.buffer().extend_from_slice(bytes);
+        self.start += size;
+        Ok(Some(message))
     }
 
     /// Moves what is there of a large message to a buffer of its own, where the rest will go.
     fn begin_large(&mut self, header: Header, size: usize) {
-        let filled = self.end - self.start;
-        let mut bytes = self.spare_large.take().unwrap_or_default();
-        if bytes.len() < filled.max(LARGE_STEP.min(size)) {
-            bytes.resize(filled.max(LARGE_STEP.min(size)), 0);
+        let here = &self.buffer[self.start..self.end];
+        let mut message = Message::reuse(self.spare_large.take(), header, size);
+        let (bytes, filled) = (message.buffer(), here.len());
+        let room = filled.max(LARGE_STEP.min(size));
+        if bytes.len() < room {
+            bytes.resize(room, 0);
         }
-        bytes[..filled].copy_from_slice(&self.buffer[self.start..self.end]);
+        bytes[..filled].copy_from_slice(here);
         (self.start, self.end) = (0, 0);
-        self.large = Some(Large { header, size, bytes, filled });
+        self.large = Some(Large { message, filled });
     }
 
-    fn take_small(&mut self) -> Option<(Header, Vec<u8>, usize)> {
-        let header = self.peek_header()?;
-        let len = header.size as usize;
-        let message = self.buffer.get(self.start..self.start + len)?;
-        let spare = if len > BUFFER { self.spare_large.take() } else { self.spare_small.pop() };
-        let mut bytes = spare.unwrap_or_default();
-        bytes.clear();
-        bytes.extend_from_slice(message);
-        self.start += len;
-        Some((header, bytes, len))
+    /// The large message, if it is whole.
+    fn take_large(&mut self) -> Option<Message<F>> {
+        self.large.take_if(|large| large.filled >= large.message.len()).map(|large| large.message)
     }
 
     /// The descriptors of the message that just ended at `self.position`.
-    fn take_fds(&mut self) -> Vec<F> {
-        let mut fds = Vec::new();
-        while self.batches.front().is_some_and(|(end, _)| *end <= self.position) {
-            if let Some((_, mut batch)) = self.batches.pop_front() {
-                fds.append(&mut batch);
+    fn take_fds(&mut self, into: &mut Vec<F>) {
+        while let Some((end, batch)) = self.batches.front_mut() {
+            if *end > self.position {
+                break;
             }
+            into.append(batch);
+            self.batches.pop_front();
         }
-        fds
     }
 }
 

@@ -21,6 +21,7 @@ mod framer;
 mod limits;
 mod message;
 mod requests;
+mod slots;
 mod time;
 
 pub use counters::Counters;

@@ -1,11 +1,11 @@
 //! Requests of ours on one channel, from the moment they are sent to their last echo.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::task::Waker;
 
 use crate::wire::Command;
 
+use super::slots::Slots;
 use super::{Message, Time};
 
 /// Names a request of ours. Given once, for as long as the session lives.
@@ -97,10 +97,11 @@ pub(super) enum Matched<F> {
 #[derive(Debug)]
 pub(super) struct Requests<F> {
     channel: super::Channel,
-    by_id: HashMap<u16, Request<F>, BuildHasherDefault<IdHasher>>,
-    next_id: u16,
+    by_id: Slots<Request<F>>,
     serial: u64,
     waiting: usize,
+    /// The first deadline of those that wait.
+    next_deadline: Option<Time>,
     zombies: usize,
     /// Who waits for the writes up to a serial number to end.
     fences: VecDeque<(u64, Waker)>,
@@ -108,33 +109,14 @@ pub(super) struct Requests<F> {
     woken: Vec<Waker>,
 }
 
-/// Spreads ids. They are of our own choosing, one after the other: no peer can make them collide.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u16(u16::from(*byte)));
-    }
-
-    fn write_u16(&mut self, id: u16) {
-        // An odd number with its bits all over: the table looks at the upper ones, and the lower.
-        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 impl<F> Requests<F> {
     pub(super) fn new(channel: super::Channel) -> Self {
         Requests {
             channel,
-            by_id: HashMap::default(),
-            next_id: 1,
+            by_id: Slots::new(),
             serial: 0,
             waiting: 0,
+            next_deadline: None,
             zombies: 0,
             fences: VecDeque::new(),
             woken: Vec::new(),
@@ -142,16 +124,8 @@ impl<F> Requests<F> {
     }
 
     /// An id that no request holds, neither waiting nor given up.
-    ///
-    /// The limits keep the table far below 65,536 entries, so that there always is one.
     pub(super) fn fresh_id(&mut self) -> u16 {
-        loop {
-            let id = self.next_id;
-            self.next_id = self.next_id.wrapping_add(1);
-            if !self.by_id.contains_key(&id) {
-                return id;
-            }
-        }
+        self.by_id.fresh_id()
     }
 
     /// Enters a request that is about to be sent.
@@ -161,20 +135,20 @@ impl<F> Requests<F> {
         deadline: Option<Time>,
         range: Option<Range>,
     ) -> Ticket {
-        let id = self.fresh_id();
         self.serial += 1;
         let serial = self.serial;
         let state = State::Waiting;
-        let request = Request { command, serial, deadline, range, state, waker: None };
-        self.by_id.insert(id, request);
+        let id =
+            self.by_id.insert(Request { command, serial, deadline, range, state, waker: None });
         self.waiting += 1;
+        self.next_deadline = self.next_deadline.into_iter().chain(deadline).min();
         Ticket { channel: self.channel, id, serial }
     }
 
     /// Finds the asker of a reply that came after so many commands of the peer.
     pub(super) fn reply(&mut self, message: Message<F>, after: u64) -> Matched<F> {
         let id = message.header().id;
-        let Some(request) = self.by_id.get_mut(&id) else { return Matched::Stray(message) };
+        let Some(request) = self.by_id.get_mut(id) else { return Matched::Stray(message) };
         let ticket = Ticket { channel: self.channel, id, serial: request.serial };
         match request.state {
             State::Waiting => {
@@ -185,7 +159,7 @@ impl<F> Requests<F> {
                     request.state = State::Failed { why: Abort::WrongCommand, owed: false };
                 }
                 self.woken.extend(request.waker.take());
-                self.open_fences();
+                self.less_waits();
                 Matched::Completed(ticket)
             }
             State::Failed { why, owed: true } => {
@@ -195,7 +169,7 @@ impl<F> Requests<F> {
             }
             State::Zombie => {
                 self.zombies -= 1;
-                self.by_id.remove(&id);
+                self.by_id.remove(id);
                 Matched::Late(message)
             }
             State::Done { .. } | State::Failed { owed: false, .. } => Matched::Stray(message),
@@ -210,7 +184,7 @@ impl<F> Requests<F> {
         ticket: Ticket,
         executed: u64,
     ) -> Option<Result<Message<F>, Abort>> {
-        let request = self.by_id.get_mut(&ticket.id).filter(|r| r.serial == ticket.serial)?;
+        let request = self.by_id.get_mut(ticket.id).filter(|r| r.serial == ticket.serial)?;
         match request.state {
             State::Waiting | State::Zombie => None,
             State::Failed { why, owed: true } => {
@@ -218,11 +192,11 @@ impl<F> Requests<F> {
                 Some(Err(why))
             }
             State::Failed { why, owed: false } => {
-                self.by_id.remove(&ticket.id);
+                self.by_id.remove(ticket.id);
                 Some(Err(why))
             }
             State::Done { after, .. } if after > executed => None,
-            State::Done { .. } => match self.by_id.remove(&ticket.id)?.state {
+            State::Done { .. } => match self.by_id.remove(ticket.id)?.state {
                 State::Done { reply, .. } => Some(Ok(reply)),
                 _ => None,
             },
@@ -245,22 +219,34 @@ impl<F> Requests<F> {
                 failed += 1;
             }
         }
-        if failed > 0 {
-            self.open_fences();
-        }
         self.waiting -= failed;
         self.zombies += if owed { failed } else { 0 };
+        if failed > 0 {
+            self.less_waits();
+        }
         failed
     }
 
+    /// Some request waits no longer.
+    fn less_waits(&mut self) {
+        self.next_deadline = match self.waiting {
+            0 => None,
+            _ => {
+                let waiting = self.by_id.values().filter(|r| matches!(r.state, State::Waiting));
+                waiting.filter_map(|r| r.deadline).min()
+            }
+        };
+        self.open_fences();
+    }
+
     pub(super) fn has_ended(&self, ticket: Ticket) -> bool {
-        let request = self.by_id.get(&ticket.id).filter(|r| r.serial == ticket.serial);
+        let request = self.by_id.get(ticket.id).filter(|r| r.serial == ticket.serial);
         request.is_none_or(|r| !matches!(r.state, State::Waiting))
     }
 
     /// Has `waker` woken when the request ends. False: it has ended, or never was.
     pub(super) fn wake(&mut self, ticket: Ticket, waker: &Waker) -> bool {
-        let request = self.by_id.get_mut(&ticket.id).filter(|r| r.serial == ticket.serial);
+        let request = self.by_id.get_mut(ticket.id).filter(|r| r.serial == ticket.serial);
         let Some(request) = request.filter(|r| matches!(r.state, State::Waiting)) else {
             return false;
         };
@@ -351,14 +337,7 @@ impl<F> Requests<F> {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        if self.waiting == 0 {
-            return None;
-        }
-        self.by_id
-            .values()
-            .filter(|r| matches!(r.state, State::Waiting))
-            .filter_map(|r| r.deadline)
-            .min()
+        self.next_deadline
     }
 
     /// Replies that the peer owes, be they wanted or not.

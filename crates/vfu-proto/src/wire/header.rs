@@ -103,6 +103,14 @@ impl Header {
         })
     }
 
+    /// Writes the header to the front of a whole message, which has room for it there.
+    #[inline]
+    pub fn emit_into(&self, message: &mut [u8]) {
+        if let Some(room) = message.first_chunk_mut() {
+            *room = self.emit();
+        }
+    }
+
     /// Command or reply; `None` if the type is neither, and the stream cannot be trusted any more.
     pub fn kind(&self) -> Option<Kind> {
         match self.flags & TYPE_MASK {

@@ -274,7 +274,7 @@ impl World {
         let client = &mut self.client;
         client.served += 1;
         let mut payload = Vec::new();
-        let mut refused = !message.fds.is_empty();
+        let mut refused = !message.fds().is_empty();
         if header.command == Command::DmaRead.as_u16() {
             let DmaReadRequest { address, count } =
                 DmaReadRequest::parse(message.payload()).unwrap();
@@ -298,7 +298,7 @@ impl World {
         if !refused {
             return Reply { header: header.reply(payload.len()), payload, serial: sent.serial };
         }
-        if message.fds.is_empty() && self.sides[SERVER].book.closed.is_none() {
+        if message.fds().is_empty() && self.sides[SERVER].book.closed.is_none() {
             // An unmap that the server has answered: then it has given this up before.
             let requests = &self.sides[SERVER].book.requests;
             let still = requests.iter().any(|r| Some(r.serial) == sent.serial && r.is_waiting());

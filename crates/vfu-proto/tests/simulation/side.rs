@@ -333,5 +333,5 @@ fn same(message: &Message<u32>, sent: &Sent) {
     assert_eq!(message.header(), &sent.header, "out of sync");
     assert_eq!(message.len(), 16 + sent.payload.len());
     assert!(message.payload() == sent.payload, "a payload has changed: {:?}", sent.header);
-    assert_eq!(message.fds, sent.fds, "descriptors of {:?}", sent.header);
+    assert_eq!(message.fds(), sent.fds, "descriptors of {:?}", sent.header);
 }

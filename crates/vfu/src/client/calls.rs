@@ -1,6 +1,5 @@
 //! The requests, one method each.
 
-use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vfu_proto::wire::{
@@ -14,7 +13,7 @@ use super::regions::{RegionDetails, details};
 use super::service;
 use super::{Client, ClientError, Memory};
 use crate::irq::IrqIndex;
-use crate::link::{About, Message, RequestError, Waited, with_scratch};
+use crate::link::{About, Message, RequestError, Waited, with_draft};
 
 /// The most that the description of a region may take, in bytes.
 const MAX_REGION_INFO: u32 = 64 << 10;
@@ -58,7 +57,7 @@ impl Client {
     ) -> Result<(RegionInfo, Vec<OwnedFd>), ClientError> {
         let request = Request::DeviceGetRegionInfo(RegionInfoRequest { argsz, index });
         let mut reply = self.call(&request, &[])?;
-        let fds = std::mem::take(&mut reply.fds);
+        let fds = reply.take_fds();
         let info = self.parse(Command::DeviceGetRegionInfo, &reply, |reply| match reply {
             Reply::DeviceGetRegionInfo(info) if info.index == index => Some(info),
             _ => None,
@@ -313,14 +312,18 @@ impl Client {
         let failed = |e: RequestError| ClientError::from_request(&inner.link, command, e);
         self.send_waiting()?;
         let mark = inner.posted.mark();
-        let ticket = with_scratch(|payload| {
-            request.emit(payload);
-            inner.link.request(command, &[IoSlice::new(payload)], fds, About::default())
+        let clock = inner.link.clock();
+        let ticket = with_draft(|draft| {
+            request.emit(draft);
+            inner.link.request(command, draft, fds, About::default(), &clock)
         });
         let ticket = ticket.map_err(failed)?;
         loop {
-            match inner.link.outcome_or_command(ticket) {
-                Waited::Command(command) => self.serve(command),
+            match inner.link.outcome_or_command(ticket, &clock) {
+                Waited::Command(command) => {
+                    self.serve(command);
+                    clock.turn();
+                }
                 Waited::Outcome(outcome) => {
                     let reply = outcome.map_err(failed)?;
                     inner.posted.executed(mark);

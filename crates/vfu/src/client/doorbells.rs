@@ -92,7 +92,7 @@ impl Client {
     ) -> Result<(IoFdsReply, Vec<OwnedFd>), ClientError> {
         let request = Request::DeviceGetRegionIoFds(IoFdsRequest { argsz, index });
         let mut reply = self.call(&request, &[])?;
-        let fds = std::mem::take(&mut reply.fds);
+        let fds = reply.take_fds();
         let list = self.parse(Command::DeviceGetRegionIoFds, &reply, |reply| match reply {
             Reply::DeviceGetRegionIoFds(list) if list.index == index => Some(list),
             _ => None,

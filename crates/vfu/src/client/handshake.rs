@@ -1,6 +1,5 @@
 //! VERSION, from the client's side (specification, "VFIO_USER_VERSION").
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use vfu_proto::session::Closed;
 use vfu_proto::wire::{Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, TwinSocket, Version};
 
 use super::{ClientBuilder, ClientError};
-use crate::link::{About, Asker, Link};
+use crate::link::{About, Asker, Link, with_draft};
 use crate::transport::is_listening;
 
 const MINOR: u16 = 1;
@@ -28,15 +27,16 @@ pub(super) struct Agreed {
 /// Proposes a session. If the server's answer can't be accepted the connection is closed.
 pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agreed, ClientError> {
     let proposed = settings.capabilities.unwrap_or_else(|| defaults(settings));
-    let mut payload = Vec::with_capacity(256);
-    Version::new(0, MINOR, proposed).emit(&mut payload);
     let about = About { timeout: link.handshake_timeout(), ..About::default() };
     let failed = |e| ClientError::from_request(link, Command::Version, e);
     let refuse = |why: &'static str| {
         link.close(Closed::Protocol(why));
         ClientError::Handshake(why)
     };
-    let ticket = link.request(Command::Version, &[IoSlice::new(&payload)], &[], about);
+    let ticket = with_draft(|draft| {
+        Version::new(0, MINOR, proposed).emit(draft);
+        link.request(Command::Version, draft, &[], about, &link.clock())
+    });
     let ticket = ticket.map_err(failed)?;
     let ended = link.wait_for_end(ticket, &Asker::elsewhere());
     let outcome = match ended.map(|()| link.try_outcome(ticket)) {
@@ -56,7 +56,7 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
             errno: reply.header().errno(),
         });
     }
-    let fds = std::mem::take(&mut reply.fds);
+    let fds = reply.take_fds();
     let version = Version::parse(reply.payload());
     let version = version.map_err(|_| refuse("sent a malformed VERSION"))?;
     if version.major != 0 || version.minor > MINOR {

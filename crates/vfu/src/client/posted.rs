@@ -1,12 +1,11 @@
 //! Posted writes that share messages (specification, VFIO_USER_REGION_WRITE_MULTI).
 
-use std::io::IoSlice;
 use std::sync::PoisonError;
 
 use vfu_proto::wire::{Command, RegionWriteRequest, Request, WriteEntry, WriteMulti};
 
 use super::{Client, ClientError};
-use crate::link::with_scratch;
+use crate::link::with_draft;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -145,9 +144,9 @@ impl Client {
     /// Sends a request that wants no reply; it need not have left when this returns.
     pub(super) fn hand_over(&self, request: &Request<'_>) -> Result<(), ClientError> {
         let command: Command = request.command();
-        let sent = with_scratch(|payload| {
-            request.emit(payload);
-            self.inner.link.post(command, &[IoSlice::new(payload)])
+        let sent = with_draft(|draft| {
+            request.emit(draft);
+            self.inner.link.post(command, draft)
         });
         sent.map_err(|e| ClientError::from_request(&self.inner.link, command, e))?;
         self.inner.posted.count();

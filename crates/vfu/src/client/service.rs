@@ -1,6 +1,5 @@
 //! Serving the server's commands: DMA_READ and DMA_WRITE.
 
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use tracing::debug;
@@ -10,16 +9,15 @@ use vfu_proto::wire::{
 };
 
 use super::memory::Maps;
-use crate::link::{Link, Message, with_scratch};
+use crate::link::{Link, Message, with_draft};
 use crate::sync::ThreadBuilder;
 
 /// Executes one command and answers it.
 pub(super) fn serve(link: &Link, maps: &Maps, max_transfer: usize, command: &mut Message) {
     let header = *command.header();
-    let has_fds = !std::mem::take(&mut command.fds).is_empty();
+    let has_fds = !command.take_fds().is_empty();
     let channel = if link.has_twin() { Channel::Twin } else { Channel::Main };
-    with_scratch(|out| {
-        out.resize(HEADER_SIZE, 0);
+    with_draft(|out| {
         let result = if has_fds {
             Err(Errno::EINVAL)
         } else {
@@ -36,8 +34,8 @@ pub(super) fn serve(link: &Link, maps: &Maps, max_transfer: usize, command: &mut
             Ok(()) => header.reply(out.len() - HEADER_SIZE),
             Err(errno) => header.error_reply(errno),
         };
-        out[..HEADER_SIZE].copy_from_slice(&reply.emit());
-        let _closed = link.send(channel, &[IoSlice::new(out)], &[]);
+        reply.emit_into(out);
+        let _closed = link.send(channel, out, &[]);
     });
 }
 

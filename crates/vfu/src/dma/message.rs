@@ -1,7 +1,6 @@
 //! DMA by messages: DMA_READ and DMA_WRITE, in pieces that the peer can take.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use vfu_proto::wire::{Command, DmaReadReply, DmaReadRequest, DmaWriteReply, DmaW
 
 use super::transfer::Buffer;
 use super::{Direction, DmaError, Region};
-use crate::link::{About, Asker, Link, Message, with_scratch};
+use crate::link::{About, Asker, Link, Message, with_draft};
 use crate::shared::{Live, Shared};
 
 /// What a pipeline waits for.
@@ -151,17 +150,18 @@ impl Pipeline {
                 || self.shared.is_stopped()
         };
         let about = About { range: Some((address, count)), gone: Some(&gone), timeout };
-        with_scratch(|head| {
+        with_draft(|draft| {
             let link = &self.live.link;
+            let clock = link.clock();
             let ticket = match buffer {
                 Buffer::Read(_) => {
-                    DmaReadRequest { address, count }.emit(head);
-                    link.try_request(Command::DmaRead, &[IoSlice::new(head)], &[], about)
+                    DmaReadRequest { address, count }.emit(draft);
+                    link.try_request(Command::DmaRead, draft, &[], &[], about, &clock)
                 }
                 Buffer::Write(from) => {
-                    DmaWriteRequest::emit_head(address, count, head);
-                    let payload = [IoSlice::new(head), IoSlice::new(&from[range])];
-                    link.try_request(Command::DmaWrite, &payload, &[], about)
+                    self.shared.writes();
+                    DmaWriteRequest::emit_head(address, count, draft);
+                    link.try_request(Command::DmaWrite, draft, &from[range], &[], about, &clock)
                 }
             };
             Ok(ticket?)

@@ -5,7 +5,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use super::{IrqError, IrqIndex};
-use crate::shared::{Live, Shared};
+use crate::shared::Shared;
 
 /// What is raised.
 #[derive(Clone, Copy, Debug)]
@@ -28,32 +28,33 @@ struct Fenced {
 /// Raises an interrupt when all DMA_WRITEs that are under way have ended. False if there are none:
 /// the caller raises it now.
 pub(super) fn after(shared: &Arc<Shared>, raise: Raise) -> bool {
+    let fenced = || Arc::new(Fenced { shared: shared.clone(), epoch: shared.epoch(), raise });
     shared.has_written() == Some(true)
-        && shared.live().is_some_and(|live| after_writes(shared, &live, raise))
-}
-
-/// As [`after`], in a session that is known, and in which the device has written.
-pub(super) fn after_writes(shared: &Arc<Shared>, live: &Live, raise: Raise) -> bool {
-    live.link.wake_after_writes(|| {
-        Waker::from(Arc::new(Fenced { shared: shared.clone(), epoch: shared.epoch(), raise }))
-    })
+        && shared.live().is_some_and(|live| live.link.wake_after_writes(|| Waker::from(fenced())))
 }
 
 /// Raises an interrupt.
 pub(super) fn now(shared: &Arc<Shared>, raise: Raise) -> Result<(), IrqError> {
     match raise {
-        Raise::Message(vector) => {
-            if let Some(wait) = shared.irqs.raise_message(vector)? {
-                flush_in(shared, wait);
-            }
-            Ok(())
-        }
+        Raise::Message(vector) => raise_message(shared, vector, true),
         Raise::Notice(index) => shared.irqs.raise_notice(index),
         Raise::Pin => {
             shared.irqs.follow_pin(true, |up| shared.config().set_interrupt_status(up));
             Ok(())
         }
     }
+}
+
+/// Raises a message, now, of a device that may master the bus, or may not.
+pub(super) fn raise_message(
+    shared: &Arc<Shared>,
+    vector: u32,
+    may_master: bool,
+) -> Result<(), IrqError> {
+    if let Some(wait) = shared.irqs.raise_message(vector, may_master)? {
+        flush_in(shared, wait);
+    }
+    Ok(())
 }
 
 /// The client has gone: what has waited for its writes is dropped. The pin's level is the device's, not

@@ -49,6 +49,11 @@ impl Table {
 }
 
 impl Irqs {
+    /// Whether an access lies in the table or the Pending Bit Array.
+    pub(crate) fn is_msix(&self, region: u32, offset: u64, len: usize) -> bool {
+        self.place(region, offset, len).is_some()
+    }
+
     /// Reads from the table or the Pending Bit Array, if the access lies in one of them.
     pub(crate) fn msix_read(&self, region: u32, offset: u64, data: &mut [u8]) -> bool {
         let Some(place) = self.place(region, offset, data.len()) else { return false };
@@ -82,7 +87,7 @@ impl Irqs {
 
     /// Where in the table or the Pending Bit Array an access lies, if it does.
     fn place(&self, region: u32, offset: u64, len: usize) -> Option<Place> {
-        let state = self.msix?;
+        let state = self.msix.as_ref()?;
         let inside = |(bar, start): (usize, u64), size: u64| {
             let at = (bar == region as usize).then(|| offset.checked_sub(start)).flatten()?;
             at.checked_add(len as u64).filter(|end| *end <= size).map(|_| at)

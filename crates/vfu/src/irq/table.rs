@@ -118,11 +118,21 @@ impl Irqs {
     }
 
     /// Raises a message. Gives the time after which [`flush`](Self::flush) has something to do.
-    pub(super) fn raise_message(&self, vector: u32) -> Result<Option<Duration>, IrqError> {
+    pub(super) fn raise_message(
+        &self,
+        vector: u32,
+        may_master: bool,
+    ) -> Result<Option<Duration>, IrqError> {
         let mut state = self.lock();
-        let index = state.message_index().ok_or(IrqError::NotEnabled)?;
-        let vector = state.find(index, vector)? % state.granted(index);
-        state.raise(index, vector, || self.now())
+        let (index, vector) = state.find_message(vector, may_master)?;
+        let granted = state.granted(index);
+        let shared = if vector < granted { vector } else { vector % granted };
+        state.raise(index, shared, || self.now())
+    }
+
+    /// Whether a message could be raised.
+    pub(super) fn check_message(&self, vector: u32, may_master: bool) -> Result<(), IrqError> {
+        self.lock().find_message(vector, may_master).map(drop)
     }
 
     /// Raises ERR or REQ.
@@ -130,11 +140,6 @@ impl Irqs {
         let mut state = self.lock();
         let vector = state.find(index, 0)?;
         state.raise(index, vector, || self.now()).map(drop)
-    }
-
-    /// Whether a vector of that number exists.
-    pub(super) fn check(&self, index: IrqIndex, vector: u32) -> Result<(), IrqError> {
-        self.lock().find(index, vector).map(drop)
     }
 
     /// Signals what has been held for long enough. Gives the time after which there is more to do.
@@ -261,6 +266,15 @@ impl State {
 
     fn message_index(&self) -> Option<IrqIndex> {
         [IrqIndex::Msix, IrqIndex::Msi].into_iter().find(|index| self.in_use(*index))
+    }
+
+    /// The place of a message.
+    fn find_message(&self, vector: u32, may_master: bool) -> Result<(IrqIndex, usize), IrqError> {
+        let index = self.message_index().ok_or(IrqError::NotEnabled)?;
+        if !may_master {
+            return Err(IrqError::BusMasterDisabled);
+        }
+        Ok((index, self.find(index, vector)?))
     }
 
     /// How many vectors the driver has granted, at least 1. Software may grant fewer MSI vectors than

@@ -36,21 +36,16 @@ impl Vector {
     /// # Errors
     /// [`IrqError::NotEnabled`] if the driver uses neither MSI nor MSI-X.
     pub fn trigger(&self) -> Result<(), IrqError> {
-        let (index, _) = self.shared.irqs.messages().ok_or(IrqError::NotEnabled)?;
-        if !self.shared.may_master() {
-            return Err(IrqError::BusMasterDisabled);
-        }
         let has_written = self.shared.has_written().ok_or(IrqError::NotEnabled)?;
-        let raise = Raise::Message(self.vector);
+        let may_master = self.shared.may_master();
         // Of a device that stops it waits in any case, and has to be there when that is saved.
         if has_written && !self.shared.is_stopped() {
-            let live = self.shared.live().ok_or(IrqError::NotEnabled)?;
-            self.shared.irqs.check(index, self.vector)?;
-            if fence::after_writes(&self.shared, &live, raise) {
+            self.shared.irqs.check_message(self.vector, may_master)?;
+            if fence::after(&self.shared, Raise::Message(self.vector)) {
                 return Ok(());
             }
         }
-        fence::now(&self.shared, raise)
+        fence::raise_message(&self.shared, self.vector, may_master)
     }
 
     /// How often this interrupt is signalled at most; `None`: whenever it is raised, which is the

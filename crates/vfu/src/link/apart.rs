@@ -150,7 +150,10 @@ impl Link {
     /// Waits until something can be sent, and sends it. False: there is nothing left to do.
     fn send_waiting(&self) -> bool {
         let mut state = self.lock();
-        if state.session.closed().is_some() || !self.has_unsent() || self.is_overdue(&mut state) {
+        if state.session.closed().is_some()
+            || !self.has_unsent()
+            || self.is_overdue(&mut state, &self.clock())
+        {
             self.release(state);
             return false;
         }
@@ -173,7 +176,6 @@ impl Link {
 
 #[cfg(all(test, not(loom), not(shuttle)))]
 mod tests {
-    use std::io::IoSlice;
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -182,7 +184,7 @@ mod tests {
     fn nobody_sends_to_a_peer_that_has_gone() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let link = Arc::new(Link::apart(ours.into(), Limits::default()));
-        link.send(Channel::Main, &[IoSlice::new(&vec![0; 4 << 20])], &[]).unwrap();
+        link.send(Channel::Main, &mut vec![0; 4 << 20], &[]).unwrap();
         drop(theirs);
         link.close(Closed::Disconnected);
         assert!(link.has_unsent());

@@ -62,10 +62,10 @@ impl Link {
 
     /// How long an event loop may wait for its sockets: it promises to look up by then.
     pub(crate) fn time_to_look(&self) -> Option<Duration> {
-        let mut state = self.lock();
-        self.notice_stall(&mut state);
+        let (mut state, clock) = (self.lock(), self.clock());
+        self.notice_stall(&mut state, &clock);
         state.looks_up = self.next_deadline(&state);
-        state.looks_up.map(|t| t.since(self.now()))
+        state.looks_up.map(|t| t.since(clock.now()))
     }
 
     /// Tells an event loop of commands that another thread has read.
@@ -86,7 +86,8 @@ impl Link {
 
     /// Whether the executor has been kicked since the last time.
     pub(crate) fn take_kick(&self) -> bool {
-        self.kicked.swap(false, Ordering::SeqCst)
+        // To look first is cheaper: most often it has not.
+        self.kicked.load(Ordering::SeqCst) && self.kicked.swap(false, Ordering::SeqCst)
     }
 
     /// From now on things happen that do not come over the sockets: a deadline of somebody who does

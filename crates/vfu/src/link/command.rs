@@ -45,8 +45,11 @@ impl Link {
     ///
     /// `done` is a message that its executor is through with; its buffer is used again.
     pub(crate) fn next(&self, done: Option<Message>, paused: bool) -> Result<Next, Closed> {
-        self.recycle(done);
-        self.wait(Sight::MayBeBlind, On::Commands, |session| {
+        let mut state = self.lock();
+        if let Some(done) = done {
+            state.recycle(done);
+        }
+        self.wait_on(state, &self.clock(), Sight::MayBeBlind, On::Commands, |session| {
             if self.take_kick() {
                 return Some(Next::Kick);
             }
@@ -57,6 +60,13 @@ impl Link {
     /// The first command, within the handshake's time.
     pub(crate) fn first_command(&self) -> Result<Message, Closed> {
         self.wait(Sight::Sees, On::Commands, Session::next_command)
+    }
+
+    /// Receives as [`poll_sockets`](Self::poll_sockets) does, and gives the next command if it may be
+    /// executed.
+    pub(crate) fn receive_command(&self, paused: bool) -> Option<Message> {
+        let (mut state, _) = self.poll();
+        if paused { None } else { self.take_command(&mut state.session) }
     }
 
     /// The next command if one is here already.
@@ -80,6 +90,9 @@ impl Link {
 
     /// Whether commands are not taken.
     pub(super) fn is_held(&self, session: &Session<OwnedFd>) -> bool {
+        if !self.has_unsent() {
+            return false;
+        }
         let most = self.most_unsent(session.limits());
         session.closed().is_none() && Channel::ALL.into_iter().any(|c| self.unsent(c) > most)
     }

@@ -20,7 +20,7 @@
 //! | `sort` | what was read, handed to the session |
 //! | `request`, `command` | what asks, what executes |
 //! | `attend` | what reaches a session by other ways than its sockets |
-//! | `patience` | deadlines |
+//! | `patience`, `clock` | deadlines, and the time |
 //! | `outbox` | what could not be sent at once |
 //! | `apart` | for users who wait for the socket themselves |
 //!
@@ -28,19 +28,19 @@
 
 mod apart;
 mod attend;
+mod clock;
 mod command;
+mod draft;
 mod event;
 mod outbox;
 mod patience;
 mod read;
 mod request;
-mod scratch;
 mod sort;
 mod spin;
 mod wait;
 mod wake;
 
-use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Waker;
@@ -54,11 +54,12 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 use crate::transport::Socket;
 pub(crate) use apart::Came;
+pub(crate) use clock::Clock;
 pub(crate) use command::Next;
+pub(crate) use draft::with_draft;
 use outbox::Outbox;
 pub use request::Claim;
 pub(crate) use request::{About, Asker, Reenter, RequestError};
-pub(crate) use scratch::with_scratch;
 pub use spin::Spin;
 use spin::Spinning;
 pub(crate) use wait::Sight;
@@ -92,13 +93,13 @@ pub(crate) struct Link {
     wakes: [OnceLock<Option<Wake>>; 3],
     /// Ends the wait of an event loop.
     loop_wake: OnceLock<Arc<Wake>>,
+    /// The session has ended, to be seen without its lock.
+    over: AtomicBool,
     /// The executor has something to do besides commands.
     kicked: AtomicBool,
     /// Answers that handlers will give later.
     open_answers: AtomicUsize,
     max_open_answers: usize,
-    /// A DMA_WRITE has been sent, some time.
-    has_written: AtomicBool,
     /// A signal came while a thread waited, if the sockets tell of that.
     interrupted: AtomicBool,
     /// Nothing is read ahead of the message that is due.
@@ -145,12 +146,12 @@ struct State {
     alarm: Option<(Time, Waker)>,
     /// Whom to wake now.
     rung: Option<Waker>,
+    /// Of what was received not all has been handed to the session: it takes no more for now.
+    unsorted: bool,
     /// A message that the framer refuses is left out, and the session goes on.
     lenient: bool,
     /// Error replies that the session wants sent.
     refusals: Vec<(Channel, Header)>,
-    /// Between the kernel and a message, reused.
-    fds: Vec<OwnedFd>,
     /// Messages that are done with, for framers that were not at home.
     spare: [Vec<Message>; 2],
 }
@@ -202,9 +203,9 @@ impl Link {
                 looks_up: None,
                 alarm: None,
                 rung: None,
+                unsorted: false,
                 lenient: false,
                 refusals: Vec::new(),
-                fds: Vec::new(),
                 spare: Default::default(),
             }),
             changed: Condvar::new(),
@@ -212,10 +213,10 @@ impl Link {
             unsent: Default::default(),
             wakes: Default::default(),
             loop_wake: OnceLock::new(),
+            over: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
             open_answers: AtomicUsize::new(0),
             max_open_answers,
-            has_written: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
             exact: AtomicBool::new(false),
             read_ahead: AtomicUsize::new(usize::MAX),
@@ -291,6 +292,9 @@ impl Link {
 
     /// Why the session has ended, if it has.
     pub(crate) fn closed(&self) -> Option<Closed> {
+        if !self.over.load(Ordering::SeqCst) {
+            return None;
+        }
         self.lock().session.closed().cloned()
     }
 
@@ -315,6 +319,7 @@ impl Link {
 
     /// What follows the end of the session: nobody goes on waiting.
     fn hang_up(&self, state: &State) {
+        self.over.store(true, Ordering::SeqCst);
         self.main.shutdown();
         if let Some(twin) = self.twin.get() {
             twin.shutdown();
@@ -323,15 +328,23 @@ impl Link {
         self.nudge();
     }
 
-    /// Sends one whole message; what does not go at once is sent while somebody waits.
+    /// Sends one whole message, which is a [draft](with_draft); what does not go at once is sent while
+    /// somebody waits.
     pub(crate) fn send(
         &self,
         channel: Channel,
-        parts: &[IoSlice<'_>],
+        draft: &mut Vec<u8>,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Closed> {
-        let outbox = self.outbox(channel);
-        self.send_from(outbox, channel, parts, fds)
+        self.send_from(self.outbox(channel), channel, draft, &[], fds)
+    }
+
+    /// Sends a message that is a header and nothing else.
+    pub(crate) fn send_header(&self, channel: Channel, header: &Header) -> Result<(), Closed> {
+        with_draft(|draft| {
+            header.emit_into(draft);
+            self.send(channel, draft, &[])
+        })
     }
 
     /// The channel for our requests.
@@ -350,10 +363,11 @@ impl Link {
         &self,
         mut outbox: MutexGuard<'_, Outbox>,
         channel: Channel,
-        parts: &[IoSlice<'_>],
+        draft: &mut Vec<u8>,
+        data: &[u8],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Closed> {
-        let sent = outbox.send(self.socket(channel), parts, fds);
+        let sent = outbox.send(self.socket(channel), draft, data, fds);
         self.unsent[channel as usize].store(outbox.len(), Ordering::Release);
         drop(outbox);
         sent.map_err(|e| self.close(lost(e)))

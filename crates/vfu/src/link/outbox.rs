@@ -1,11 +1,11 @@
 //! What could not be sent at once, for one socket.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use super::draft;
 use crate::transport::Socket;
 
 /// Bytes, and the descriptors that go with the first of them, that wait for the peer to read.
@@ -28,46 +28,49 @@ impl Outbox {
         self.bytes
     }
 
-    /// Sends one message, or as much as goes; the rest waits. Messages never overtake each other.
+    /// Sends one message, a draft and `data` behind it, or as much as goes; the rest waits. Messages
+    /// never overtake each other.
     pub(super) fn send(
         &mut self,
         socket: &Socket,
-        parts: &[IoSlice<'_>],
+        draft: &mut Vec<u8>,
+        data: &[u8],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Errno> {
-        let total: usize = parts.iter().map(|p| p.len()).sum();
         let sent = if self.bytes > 0 {
             0
         } else {
-            match socket.send(parts, fds) {
+            match socket.send([draft, data], fds) {
                 Err(Errno::AGAIN) => 0,
                 other => other?,
             }
         };
-        if sent < total {
-            self.keep(parts, sent, if sent == 0 { fds } else { &[] })?;
+        if sent < draft.len() + data.len() {
+            self.keep(draft, data, sent, if sent == 0 { fds } else { &[] })?;
         }
         Ok(())
     }
 
-    /// Keeps what comes after the first `sent` bytes of `parts`.
+    /// Keeps what comes after the first `sent` bytes: in the draft's own buffer, if that is not too
+    /// large for it.
     fn keep(
         &mut self,
-        parts: &[IoSlice<'_>],
+        draft: &mut Vec<u8>,
+        data: &[u8],
         sent: usize,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Errno> {
-        let mut skip = sent;
-        let mut bytes = Vec::new();
-        for part in parts {
-            let from = skip.min(part.len());
-            skip -= from;
-            bytes.extend_from_slice(&part[from..]);
-        }
+        let data = &data[sent.saturating_sub(draft.len())..];
+        let (mut bytes, sent) = if draft.len() >= draft.capacity() / 2 && sent < draft.len() {
+            (std::mem::take(draft), sent)
+        } else {
+            (draft[sent.min(draft.len())..].to_vec(), 0)
+        };
+        bytes.extend_from_slice(data);
         let fds = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 0));
         let fds = fds.collect::<Result<_, _>>()?;
-        self.bytes += bytes.len();
-        self.chunks.push_back(Chunk { bytes, sent: 0, fds });
+        self.bytes += bytes.len() - sent;
+        self.chunks.push_back(Chunk { bytes, sent, fds });
         Ok(())
     }
 
@@ -76,7 +79,7 @@ impl Outbox {
         let mut progress = false;
         while let Some(chunk) = self.chunks.front_mut() {
             let fds: Vec<_> = chunk.fds.iter().map(|fd| fd.as_fd()).collect();
-            match socket.send(&[IoSlice::new(&chunk.bytes[chunk.sent..])], &fds) {
+            match socket.send([&chunk.bytes[chunk.sent..], &[]], &fds) {
                 Err(Errno::AGAIN) => break,
                 Err(e) => return Err(e),
                 Ok(n) => {
@@ -85,7 +88,8 @@ impl Outbox {
                     chunk.sent += n;
                     self.bytes -= n;
                     if chunk.sent == chunk.bytes.len() {
-                        self.chunks.pop_front();
+                        let done = self.chunks.pop_front();
+                        done.into_iter().for_each(|done| draft::give_back(done.bytes));
                     }
                 }
             }

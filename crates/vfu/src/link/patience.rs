@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vfu_proto::session::{Channel, Closed, Time};
 
-use super::{Link, State, Wake};
+use super::{Clock, Link, State, Wake};
 
 impl Link {
     /// When a poll ends by itself: without anything to wake it (the system is out of descriptors) it
@@ -14,29 +14,46 @@ impl Link {
     pub(super) fn until_woken(&self, wake: Option<&Wake>, until: Option<Time>) -> Option<Time> {
         match wake {
             Some(_) => until,
-            None => earliest([until, Some(self.now() + Duration::from_millis(50))]),
+            None => earlier(until, Some(self.now() + Duration::from_millis(50))),
         }
     }
 
     /// When something has to be done if nothing comes.
     pub(super) fn next_deadline(&self, state: &State) -> Option<Time> {
         let alarm = state.alarm.as_ref().map(|(at, _)| *at);
-        earliest([state.session.next_deadline(), self.patience(state), state.opening, alarm])
+        let asked = earlier(state.session.next_deadline(), alarm);
+        earlier(asked, earlier(self.patience(state), state.opening))
+    }
+
+    /// Does what is due now. Says whether anything was, and else when something will be.
+    pub(super) fn see_to_deadlines(
+        &self,
+        state: &mut State,
+        clock: &Clock<'_>,
+    ) -> (bool, Option<Time>) {
+        self.notice_stall(state, clock);
+        let next = self.next_deadline(state);
+        let due = next.is_some_and(|next| next <= clock.now())
+            && (self.is_overdue(state, clock) || self.expire(state, clock));
+        (due, next)
     }
 
     /// When the peer's slowness will have lasted too long.
     pub(super) fn patience(&self, state: &State) -> Option<Time> {
+        if (state.begun, state.stalled) == ([None; 2], [None; 2]) {
+            return None;
+        }
         let limits = state.session.limits();
         let begun = state.begun.iter().flatten().min().zip(limits.message_timeout);
         let begun = begun.filter(|_| !self.receives_no_more(&state.session));
         let stalled = state.stalled.iter().flatten().min().zip(limits.send_timeout);
-        earliest([begun.map(|(t, d)| *t + d), stalled.map(|(t, d)| *t + d)])
+        earlier(begun.map(|(t, d)| *t + d), stalled.map(|(t, d)| *t + d))
     }
 
     /// Ends the session if the peer has been slow for too long.
-    pub(super) fn is_overdue(&self, state: &mut State) -> bool {
-        self.notice_stall(state);
-        let over = |limit: Option<Time>| limit.is_some_and(|limit| limit <= self.now());
+    pub(super) fn is_overdue(&self, state: &mut State, clock: &Clock<'_>) -> bool {
+        self.notice_stall(state, clock);
+        let over = |limit: Option<Time>| limit.is_some_and(|limit| limit <= clock.now());
         let why = if over(state.opening) {
             "did not send VERSION in time"
         } else if over(self.patience(state)) {
@@ -50,13 +67,13 @@ impl Link {
     }
 
     /// Notes since when the peer leaves something unread.
-    pub(super) fn notice_stall(&self, state: &mut State) {
+    pub(super) fn notice_stall(&self, state: &mut State, clock: &Clock<'_>) {
         for channel in Channel::ALL {
             let stalled = &mut state.stalled[channel as usize];
             if self.unsent(channel) == 0 {
                 *stalled = None;
             } else if stalled.is_none() {
-                *stalled = Some(self.now());
+                *stalled = Some(clock.now());
             }
         }
     }
@@ -75,12 +92,12 @@ impl Link {
     }
 
     /// Gives up requests whose time is over, and rings the alarm; says whether there was anything.
-    pub(super) fn expire(&self, state: &mut State) -> bool {
-        if state.alarm.as_ref().is_some_and(|(at, _)| *at <= self.now()) {
+    pub(super) fn expire(&self, state: &mut State, clock: &Clock<'_>) -> bool {
+        if state.alarm.as_ref().is_some_and(|(at, _)| *at <= clock.now()) {
             state.rung = state.alarm.take().map(|(_, waker)| waker);
         }
-        let due = state.session.next_deadline().is_some_and(|d| d <= self.now());
-        let expired = due && state.session.expire(self.now()) > 0;
+        let due = state.session.next_deadline().is_some_and(|d| d <= clock.now());
+        let expired = due && state.session.expire(clock.now()) > 0;
         if state.session.closed().is_some() {
             // The peer now owes too much.
             self.hang_up(state);
@@ -91,7 +108,10 @@ impl Link {
     }
 }
 
-/// The first of several points in time.
-fn earliest<const N: usize>(times: [Option<Time>; N]) -> Option<Time> {
-    times.into_iter().flatten().min()
+/// The first of two points in time.
+fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use tracing::debug;
 use vfu_proto::session::{Channel, Closed, Framer, Time};
 
-use super::{LOOK, Link, State, lost};
+use super::{Clock, LOOK, Link, State, lost};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use crate::transport::Received;
@@ -15,7 +15,6 @@ use crate::transport::Received;
 /// The framers of the channels that a thread reads, for as long as it does.
 pub(super) struct Reading {
     framers: [Option<Box<Framer<OwnedFd>>>; 2],
-    fds: Vec<OwnedFd>,
 }
 
 impl Reading {
@@ -46,22 +45,26 @@ impl Link {
         if executing || !readable {
             return None;
         }
-        let mut all = true;
-        if let Some(tick) = self.tick.get().filter(|_| !quiet && self.has_twin()) {
-            let now = self.now();
-            all = now.since(state.looked) >= (*tick).min(LOOK);
-            if all {
-                state.looked = now;
-            }
-        }
         let mut framers = [None, None];
-        for channel in Channel::ALL {
-            let due = channel == on || all || state.session.expects(channel);
-            if due && !state.session.is_paused(channel) {
-                framers[channel as usize] = state.framers[channel as usize].take();
+        framers[on as usize] = state.framers[on as usize].take();
+        let other = on.other();
+        if state.framers[other as usize].is_some() && !state.session.is_paused(other) {
+            let mut due = quiet || state.session.expects(other);
+            match self.tick.get() {
+                Some(tick) if !due => {
+                    let now = self.now();
+                    due = now.since(state.looked) >= (*tick).min(LOOK);
+                    if due {
+                        state.looked = now;
+                    }
+                }
+                _ => due = true,
+            }
+            if due {
+                framers[other as usize] = state.framers[other as usize].take();
             }
         }
-        Some(Reading { framers, fds: std::mem::take(&mut state.fds) })
+        Some(Reading { framers })
     }
 
     /// Waits for the sockets, receives once, and gives the part back. False if only the time has
@@ -76,11 +79,12 @@ impl Link {
             if blind {
                 return self.receive(reading, [true; 2], true);
             }
-            let ready = self.poll(reading, until).map_err(lost)?;
+            let ready = self.poll_in(reading, until).map_err(lost)?;
             self.receive(reading, ready, false).map(|_| true)
         });
         let came = !matches!(result, Ok(false));
-        let mut state = self.put_back(reading, result.map(drop));
+        let mut state = self.lock();
+        self.put_back(&mut state, reading, result);
         state.blind -= usize::from(blind);
         if state.session.queued() > 0 {
             self.wake_loop();
@@ -90,15 +94,20 @@ impl Link {
 
     /// Whether a receive that waits will do: one channel, nothing to send, and it ends in time, as
     /// it does after a tick.
-    pub(super) fn may_receive_blind(&self, reading: &Reading, until: Option<Time>) -> bool {
+    pub(super) fn may_receive_blind(
+        &self,
+        reading: &Reading,
+        until: Option<Time>,
+        clock: &Clock<'_>,
+    ) -> bool {
         let both = reading.framers.iter().all(Option::is_some);
-        let in_time = |t: Time| self.tick.get().is_some_and(|tick| t.since(self.now()) >= *tick);
+        let in_time = |t: Time| self.tick.get().is_some_and(|tick| t.since(clock.now()) >= *tick);
         !both && !self.has_unsent() && until.is_none_or(in_time)
     }
 
     /// Waits until a channel that we read can be read, or an outbox written, and flushes that; or
     /// until somebody wakes us.
-    fn poll(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
+    fn poll_in(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
         let socket = |channel: Channel| {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, reading.framers[channel as usize].is_some());
@@ -146,58 +155,70 @@ impl Link {
     ) -> Result<bool, Closed> {
         let mut came = false;
         for channel in Channel::ALL {
-            let Some(framer) = &mut reading.framers[channel as usize] else { continue };
-            if !ready[channel as usize] {
-                continue;
-            }
-            let missing = framer.missing();
-            let ahead = self.read_ahead.load(Ordering::Relaxed);
-            let most =
-                if self.exact.load(Ordering::Relaxed) { missing } else { missing.max(ahead) };
-            let space = framer.space();
-            let most = most.clamp(1, space.len());
-            match self.socket(channel).recv(&mut space[..most], &mut reading.fds, wait) {
-                Ok(Received::Bytes(n)) => {
-                    framer.received(n, reading.fds.drain(..));
-                    came = true;
-                    if ahead != usize::MAX && channel == Channel::Main {
-                        self.filled.store(n == most, Ordering::Relaxed);
-                    }
-                }
-                Ok(Received::WouldBlock) => {}
-                Ok(Received::Interrupted) => self.interrupted.store(true, Ordering::SeqCst),
-                Ok(Received::Eof) => return Err(Closed::Disconnected),
-                Err(Errno::MFILE) => {
-                    return Err(Closed::Socket("out of file descriptors".into()));
-                }
-                Err(e) => return Err(lost(e)),
+            let framer = &mut reading.framers[channel as usize];
+            if let Some(framer) = framer.as_mut().filter(|_| ready[channel as usize]) {
+                came |= self.receive_on(channel, framer, wait)?;
             }
         }
         Ok(came)
     }
 
+    fn receive_on(
+        &self,
+        channel: Channel,
+        framer: &mut Framer<OwnedFd>,
+        wait: bool,
+    ) -> Result<bool, Closed> {
+        let limit = self.receive_limit(framer);
+        let space = framer.space();
+        let most = limit.map_or(space.len(), |limit| limit.clamp(1, space.len()));
+        let mut fds = Vec::new();
+        match self.socket(channel).recv(&mut space[..most], &mut fds, wait) {
+            Ok(Received::Bytes(n)) => {
+                framer.received(n, fds);
+                if limit.is_some() && channel == Channel::Main {
+                    self.filled.store(n == most, Ordering::Relaxed);
+                }
+                return Ok(true);
+            }
+            Ok(Received::WouldBlock) => {}
+            Ok(Received::Interrupted) => self.interrupted.store(true, Ordering::SeqCst),
+            Ok(Received::Eof) => return Err(Closed::Disconnected),
+            Err(Errno::MFILE) => return Err(Closed::Socket("out of file descriptors".into())),
+            Err(e) => return Err(lost(e)),
+        }
+        Ok(false)
+    }
+
+    /// How much is received at once, if not as much as there is room for.
+    fn receive_limit(&self, framer: &Framer<OwnedFd>) -> Option<usize> {
+        match self.read_ahead.load(Ordering::Relaxed) {
+            _ if self.exact.load(Ordering::Relaxed) => Some(framer.missing()),
+            usize::MAX => None,
+            ahead => Some(framer.missing().max(ahead)),
+        }
+    }
+
     /// Gives the part of the reader back; others may want it, or what was read for them.
     pub(super) fn put_back(
         &self,
+        state: &mut State,
         reading: Reading,
-        result: Result<(), Closed>,
-    ) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        let Reading { framers, mut fds } = reading;
-        fds.clear();
-        state.fds = fds;
-        for (home, framer) in state.framers.iter_mut().zip(framers) {
+        result: Result<bool, Closed>,
+    ) {
+        for (home, framer) in state.framers.iter_mut().zip(reading.framers) {
             if framer.is_some() {
                 *home = framer;
             }
         }
-        self.pump(&mut state);
+        if !matches!(result, Ok(false)) {
+            self.pump(state);
+        }
         if let Err(why) = result {
             debug!(%why, "session ends");
             state.session.close(why);
-            self.hang_up(&state);
+            self.hang_up(state);
         }
-        self.wake_sleepers(&state);
-        state
+        self.wake_sleepers(state);
     }
 }

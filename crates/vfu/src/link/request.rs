@@ -1,19 +1,18 @@
 //! Asking the peer, and the three ways to wait for it.
 
-use std::io::IoSlice;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use vfu_proto::session::{Abort, Channel, Closed, Session, Start, Ticket};
+use vfu_proto::session::{Abort, Session, Start, Ticket};
 use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
-use super::outbox::Outbox;
 use super::wait::{On, Sight};
-use super::{Link, Message, Waited};
-use crate::sync::MutexGuard;
-use crate::sync::atomic::Ordering;
+use super::{Clock, Link, Message, Waited};
+
+/// Data is put behind the draft of a request up to this length, in bytes: the kernel has less to look at.
+const SMALL: usize = 128;
 
 /// What a request is about, and how long it may take.
 #[derive(Clone, Copy, Default)]
@@ -104,17 +103,17 @@ enum Came<'a> {
 
 impl Link {
     /// Sends a request, if there is room for it; its outcome is fetched with
-    /// [`try_outcome`](Self::try_outcome).
+    /// [`try_outcome`](Self::try_outcome). It is made of a [draft](super::with_draft) and of `data` behind
+    /// that.
     pub(crate) fn try_request(
         &self,
         command: Command,
-        payload: &[IoSlice<'_>],
+        draft: &mut Vec<u8>,
+        data: &[u8],
         fds: &[BorrowedFd<'_>],
         about: About<'_>,
+        clock: &Clock<'_>,
     ) -> Result<Option<Ticket>, RequestError> {
-        if command == Command::DmaWrite {
-            self.has_written.store(true, Ordering::SeqCst);
-        }
         // Who gives requests up and then says so to the peer, as an unmap does, says it behind those
         // that were sent: the outbox is ours before the request is there to be given up.
         let outbox = self.outbox(self.request_channel());
@@ -127,12 +126,17 @@ impl Link {
         }
         let usual = state.session.limits().reply_timeout;
         let timeout = [about.timeout, usual].into_iter().flatten().min();
-        let deadline = timeout.map(|t| self.now() + t);
+        let deadline = timeout.map(|t| clock.now() + t);
         let ticket = state.session.start(command, deadline, about.range)?;
         drop(state);
+        let header = Header::command(ticket.id(), command, draft.len() - HEADER_SIZE + data.len());
+        header.emit_into(draft);
+        if data.len() <= SMALL {
+            draft.extend_from_slice(data);
+        }
+        let data = if data.len() > SMALL { data } else { &[] };
         // If it can't be sent the session is closed, and that is the outcome.
-        let header = Header::command(ticket.id(), command, payload_len(payload));
-        let _closed = self.send_command(outbox, ticket.channel(), header, payload, fds);
+        let _closed = self.send_from(outbox, ticket.channel(), draft, data, fds);
         Ok(Some(ticket))
     }
 
@@ -221,11 +225,6 @@ impl Link {
         true
     }
 
-    /// Whether any DMA_WRITE was ever sent.
-    pub(crate) fn has_written(&self) -> bool {
-        self.has_written.load(Ordering::SeqCst)
-    }
-
     /// Has a waker woken when all DMA_WRITEs sent by now have ended. False: none is under way.
     pub(crate) fn wake_after_writes(&self, waker: impl FnOnce() -> Waker) -> bool {
         self.lock().session.wake_after_writes(waker)
@@ -259,45 +258,44 @@ impl Link {
     pub(crate) fn request(
         self: &Arc<Self>,
         command: Command,
-        payload: &[IoSlice<'_>],
+        draft: &mut Vec<u8>,
         fds: &[BorrowedFd<'_>],
         about: About<'_>,
+        clock: &Clock<'_>,
     ) -> Result<Ticket, RequestError> {
         loop {
-            if let Some(ticket) = self.try_request(command, payload, fds, about)? {
+            if let Some(ticket) = self.try_request(command, draft, &[], fds, about, clock)? {
                 return Ok(ticket);
             }
             self.wait_for_room(&Asker::elsewhere())?;
+            clock.turn();
         }
     }
 
     /// Waits for the reply to a request, or for a command of the peer to be executed meanwhile.
     /// Commands that came before the reply come first. One thread executes at a time: it calls
     /// [`end_command`](Self::end_command).
-    pub(crate) fn outcome_or_command(&self, ticket: Ticket) -> Waited {
+    pub(crate) fn outcome_or_command(&self, ticket: Ticket, clock: &Clock<'_>) -> Waited {
+        let (sight, on) = (Sight::MayBeBlind, On::Replies);
         let waited =
-            self.wait(Sight::MayBeBlind, On::Replies, |session| match self.begin(session) {
+            self.wait_on(self.lock(), clock, sight, on, |session| match self.begin(session) {
                 Some(command) => Some(Waited::Command(command)),
                 None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
             });
         waited.unwrap_or(Waited::Outcome(Err(Abort::Closed.into())))
     }
 
-    /// Sends a command that wants no reply.
-    pub(crate) fn post(
-        &self,
-        command: Command,
-        payload: &[IoSlice<'_>],
-    ) -> Result<(), RequestError> {
+    /// Sends a command that wants no reply; it is a [draft](super::with_draft).
+    pub(crate) fn post(&self, command: Command, draft: &mut Vec<u8>) -> Result<(), RequestError> {
         let started = self.wait(Sight::Sees, On::Replies, |session| {
             let channel = session.request_channel();
             let room = self.unsent(channel) <= session.limits().unsent_bytes;
             room.then(|| session.start_posted().map(|id| (channel, id)))
         });
         let (channel, id) = started.unwrap_or(Err(Start::Closed))?;
-        let header = Header::command(id, command, payload_len(payload)).with_no_reply();
-        self.send_command(self.outbox(channel), channel, header, payload, &[])
-            .map_err(|_| RequestError::NotStarted(Start::Closed))
+        let header = Header::command(id, command, draft.len() - HEADER_SIZE);
+        header.with_no_reply().emit_into(draft);
+        self.send(channel, draft, &[]).map_err(|_| RequestError::NotStarted(Start::Closed))
     }
 
     /// Waits until all has been sent; gives commands to be executed meanwhile, so that a peer that
@@ -312,28 +310,4 @@ impl Link {
         });
         waited.unwrap_or(None)
     }
-
-    fn send_command(
-        &self,
-        outbox: MutexGuard<'_, Outbox>,
-        channel: Channel,
-        header: Header,
-        payload: &[IoSlice<'_>],
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<(), Closed> {
-        let header: [u8; HEADER_SIZE] = header.emit();
-        let header = IoSlice::new(&header);
-        match payload {
-            [] => self.send_from(outbox, channel, &[header], fds),
-            [one] => self.send_from(outbox, channel, &[header, IoSlice::new(one)], fds),
-            [one, two, ..] => {
-                let parts = [header, IoSlice::new(one), IoSlice::new(two)];
-                self.send_from(outbox, channel, &parts, fds)
-            }
-        }
-    }
-}
-
-fn payload_len(payload: &[IoSlice<'_>]) -> usize {
-    payload.iter().map(|part| part.len()).sum()
 }

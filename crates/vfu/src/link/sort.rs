@@ -1,20 +1,21 @@
 //! What has been read, handed to the session.
 
-use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
 use tracing::debug;
-use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Framer, Session};
-use vfu_proto::wire::{self, Header};
+use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Session};
+use vfu_proto::wire;
 
 use super::{Link, State};
 use crate::sync::MutexGuard;
 
 impl Link {
-    /// Hands every whole message to the session, and sends the refusals that come of it.
+    /// Hands on what the session did not take at once, and sends the refusals that come of it.
     #[inline]
     pub(super) fn sort<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.pump(&mut state);
+        if state.unsorted {
+            self.pump(&mut state);
+        }
         self.deliver(state)
     }
 
@@ -34,53 +35,70 @@ impl Link {
             let refusals = std::mem::take(&mut state.refusals);
             self.release(state);
             for (channel, header) in refusals {
-                let _closed = self.send(channel, &[IoSlice::new(&header.emit())], &[]);
+                let _closed = self.send_header(channel, &header);
             }
             state = self.lock();
         }
         state
     }
 
-    /// Hands every whole message to the session.
+    /// Hands every whole message to the session: after each receive, and when the session takes more.
     pub(super) fn pump(&self, state: &mut State) {
+        state.unsorted = false;
         for channel in Channel::ALL {
-            let index = channel as usize;
-            // Most often nothing has come since the last time.
-            let idle = |framer: &Framer<OwnedFd>| !framer.is_mid_message();
-            if state.begun[index].is_none() && state.framers[index].as_deref().is_some_and(idle) {
-                continue;
+            let framer = state.framers[channel as usize].as_deref();
+            let begun = state.begun[channel as usize].is_some();
+            // Most often nothing has come on the other one.
+            if framer.is_some_and(|framer| begun || framer.is_mid_message()) {
+                self.pump_channel(state, channel);
             }
-            let Some(mut framer) = state.framers[index].take() else { continue };
-            state.spare[index].drain(..).for_each(|done| framer.recycle(done));
-            while state.session.closed().is_none() && !state.session.is_paused(channel) {
-                match framer.pop() {
-                    Ok(Some(message)) => {
-                        state.begun[index] = None;
-                        let arrival = state.session.arrive(channel, message);
-                        self.settle(channel, arrival, &mut framer, &mut state.refusals);
-                    }
-                    Ok(None) => break,
-                    Err(e) if state.lenient && !self.is_left_unread(channel, &state.session) => {
-                        debug!(%e, "message refused");
-                        framer.skip_refused();
-                        state.begun[index] = None;
-                        if e.wants_reply() {
-                            let header = e.header().error_reply(wire::Errno::EINVAL);
-                            state.refusals.push((channel, header));
+        }
+    }
+
+    fn pump_channel(&self, state: &mut State, channel: Channel) {
+        let index = channel as usize;
+        let State { session, begun, spare, refusals, .. } = state;
+        let (Some(framer), begun) = (&mut state.framers[index], &mut begun[index]) else { return };
+        while let Some(done) = spare[index].pop() {
+            framer.recycle(done);
+        }
+        while framer.is_mid_message() && session.closed().is_none() {
+            if session.is_paused(channel) {
+                state.unsorted = true;
+                break;
+            }
+            match framer.pop() {
+                Ok(Some(message)) => {
+                    *begun = None;
+                    match session.arrive(channel, message) {
+                        Ok(Arrival::Queued | Arrival::Completed(_)) => {}
+                        Ok(Arrival::Dropped(message)) => framer.recycle(message),
+                        Ok(Arrival::Refused(header, message)) => {
+                            framer.recycle(message);
+                            refusals.push((channel, header));
                         }
+                        Err(why) => debug!(%why, "session ends"),
                     }
-                    Err(e) => self.end_broken(state, channel, e),
                 }
+                Ok(None) => break,
+                Err(e) if state.lenient && !self.is_left_unread(channel, session) => {
+                    debug!(%e, "message refused");
+                    framer.skip_refused();
+                    *begun = None;
+                    if e.wants_reply() {
+                        refusals.push((channel, e.header().error_reply(wire::Errno::EINVAL)));
+                    }
+                }
+                Err(e) => self.end_broken(session, channel, e),
             }
-            if !framer.is_mid_message() {
-                state.begun[index] = None;
-            } else if state.begun[index].is_none() {
-                state.begun[index] = Some(self.now());
-            }
-            state.framers[index] = Some(framer);
-            if state.session.closed().is_some() {
-                self.hang_up(state);
-            }
+        }
+        if !framer.is_mid_message() {
+            *begun = None;
+        } else if begun.is_none() {
+            *begun = Some(self.now());
+        }
+        if session.closed().is_some() {
+            self.hang_up(state);
         }
     }
 
@@ -89,34 +107,16 @@ impl Link {
         self.unsent(channel) > session.limits().unsent_bytes
     }
 
-    fn settle(
-        &self,
-        channel: Channel,
-        arrival: Result<Arrival<OwnedFd>, Closed>,
-        framer: &mut Framer<OwnedFd>,
-        refusals: &mut Vec<(Channel, Header)>,
-    ) {
-        match arrival {
-            Ok(Arrival::Queued | Arrival::Completed(_)) => {}
-            Ok(Arrival::Dropped(message)) => framer.recycle(message),
-            Ok(Arrival::Refused(header, message)) => {
-                framer.recycle(message);
-                refusals.push((channel, header));
-            }
-            Err(why) => debug!(%why, "session ends"),
-        }
-    }
-
     /// The stream can't be trusted any more: say so to the peer, and end.
-    fn end_broken(&self, state: &mut State, channel: Channel, e: FrameError) {
+    fn end_broken(&self, session: &mut Session<OwnedFd>, channel: Channel, e: FrameError) {
         debug!(%e, "session ends");
         if e.wants_reply() && self.unsent(channel) == 0 {
             // A last word, if it goes at once: who sends at this moment holds the outbox.
             if let Ok(_idle) = self.outboxes[channel as usize].try_lock() {
                 let header = e.header().error_reply(wire::Errno::EINVAL).emit();
-                let _unsent = self.socket(channel).send(&[IoSlice::new(&header)], &[]);
+                let _unsent = self.socket(channel).send([&header, &[]], &[]);
             }
         }
-        state.session.close(Closed::Framing(e));
+        session.close(Closed::Framing(e));
     }
 }

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use vfu_proto::session::{Channel, Closed, Session, Time};
 
-use super::{Link, State, Wake};
+use super::{Clock, Link, State, Wake};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use crate::sync::kernel::poll;
@@ -38,9 +38,20 @@ impl Link {
         &self,
         sight: Sight,
         on: On,
+        look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
+    ) -> Result<T, Closed> {
+        self.wait_on(self.lock(), &self.clock(), sight, on, look)
+    }
+
+    /// As [`wait`](Self::wait), for one who has the state already, and perhaps the time.
+    pub(super) fn wait_on<'a, T>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        clock: &Clock<'_>,
+        sight: Sight,
+        on: On,
         mut look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
     ) -> Result<T, Closed> {
-        let mut state = self.lock();
         let mut quiet = false;
         loop {
             state = self.sort(state);
@@ -55,10 +66,10 @@ impl Link {
             if let Some(why) = state.session.closed() {
                 return Err(why.clone());
             }
-            if self.is_overdue(&mut state) || self.expire(&mut state) {
+            let (was_due, until) = self.see_to_deadlines(&mut state, clock);
+            if was_due {
                 continue;
             }
-            let until = self.next_deadline(&state);
             let channel = match on {
                 On::Commands => state.session.command_channel(),
                 On::Replies => state.session.request_channel(),
@@ -68,7 +79,7 @@ impl Link {
                     let blind = sight == Sight::MayBeBlind
                         && !state.attended
                         && !quiet
-                        && self.may_receive_blind(&reading, until);
+                        && self.may_receive_blind(&reading, until, clock);
                     state.blind += usize::from(blind);
                     state.looks_up = until.filter(|_| !blind);
                     if !blind {
@@ -82,47 +93,55 @@ impl Link {
                 None if self.has_unsent() && !state.flushing => self.wait_writable(state, until),
                 None => self.sleep(state, until),
             };
+            clock.turn();
         }
     }
 
     /// Receives once on each channel, without waiting, and sends what waits to be sent. Says whether
     /// anything came.
     pub(crate) fn poll_sockets(&self) -> bool {
+        self.poll().1
+    }
+
+    /// As [`poll_sockets`](Self::poll_sockets), and gives the state, for more.
+    pub(super) fn poll(&self) -> (MutexGuard<'_, State>, bool) {
         for channel in Channel::ALL {
             if self.unsent(channel) > 0 {
                 let _closed = self.flush(channel);
             }
         }
+        let clock = self.clock();
         let mut state = self.sort(self.lock());
         let deaf = self.receives_no_more(&state.session);
         if deaf {
             // The rest of a message that is here in part waits for us.
-            let now = self.now();
+            let now = clock.now();
             state.begun.iter_mut().flatten().for_each(|begun| *begun = now);
         }
-        if state.session.closed().is_some() || self.is_overdue(&mut state) {
-            return false;
+        if state.session.closed().is_some() {
+            return (state, false);
         }
-        if self.expire(&mut state) {
+        if self.see_to_deadlines(&mut state, &clock).0 {
             state = self.sort(state);
         }
-        if deaf {
-            return false;
+        if deaf || state.session.closed().is_some() {
+            return (state, false);
         }
         for quiet in [false, true] {
             let channel = state.session.command_channel();
             let Some(mut reading) = self.take_framers(&mut state, channel, quiet) else {
-                return false;
+                return (state, false);
             };
-            drop(state);
+            // It does not wait, so the state can stay ours.
             let result = self.receive(&mut reading, [true; 2], false);
             let came = !matches!(result, Ok(false));
-            state = self.deliver(self.put_back(reading, result.map(drop)));
+            self.put_back(&mut state, reading, result);
+            state = self.deliver(state);
             if came || !self.has_twin() {
-                return came;
+                return (state, came);
             }
         }
-        false
+        (state, false)
     }
 
     /// In place of a thread that is blind: sees to deadlines, to what waits to be sent, and to replies
@@ -144,7 +163,9 @@ impl Link {
                 None if self.has_unsent() && !state.flushing => self.wait_writable(state, until),
                 None => self.sleep(state, until),
             };
-            if self.is_overdue(&mut state) || self.expire(&mut state) || state.has_woken() {
+            let clock = self.clock();
+            let over = self.is_overdue(&mut state, &clock) || self.expire(&mut state, &clock);
+            if over || state.has_woken() {
                 self.release(state);
                 state = self.lock();
             }

@@ -1,6 +1,5 @@
 //! One client: what it asks, and what it is answered.
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +81,7 @@ impl Command {
 
     /// The descriptors that came with it. Those that are not taken are closed with it.
     pub fn take_fds(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.0.fds)
+        self.0.take_fds()
     }
 }
 
@@ -209,13 +208,11 @@ impl Session {
 
     /// Sends the reply whose payload is in `out`, behind room for a header; nothing if the client wants
     /// none. What does not go at once is sent by [`send_apart`](Self::send_apart).
-    pub fn reply(&self, header: &Header, out: &mut [u8], fds: &[BorrowedFd<'_>]) {
-        let payload = out.len().saturating_sub(HEADER_SIZE);
-        let Some(head) = out.get_mut(..HEADER_SIZE).filter(|_| !header.wants_no_reply()) else {
-            return;
-        };
-        head.copy_from_slice(&header.reply(payload).emit());
-        let _closed = self.link.send(Channel::Main, &[IoSlice::new(out)], fds);
+    pub fn reply(&self, header: &Header, out: &mut Vec<u8>, fds: &[BorrowedFd<'_>]) {
+        if !header.wants_no_reply() {
+            header.reply(out.len().saturating_sub(HEADER_SIZE)).emit_into(out);
+            let _closed = self.link.send(Channel::Main, out, fds);
+        }
     }
 
     /// Sends an error reply with any number, if the client wants a reply.
@@ -223,7 +220,7 @@ impl Session {
         if !header.wants_no_reply() {
             let mut reply = header.error_reply(vfu_proto::wire::Errno::EIO);
             reply.error = errno;
-            let _closed = self.link.send(Channel::Main, &[IoSlice::new(&reply.emit())], &[]);
+            let _closed = self.link.send_header(Channel::Main, &reply);
         }
     }
 

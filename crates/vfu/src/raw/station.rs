@@ -170,8 +170,8 @@ impl Station {
     /// are none: an interrupt does not overtake the data that it announces. A reset in between, and `f`
     /// is dropped.
     pub fn after_writes(&self, f: impl FnOnce() + Send + 'static) {
-        let live = self.shared.live().filter(|live| live.link.has_written());
-        let Some(live) = live else { return f() };
+        let written = self.shared.has_written() == Some(true);
+        let Some(live) = self.shared.live().filter(|_| written) else { return f() };
         let (shared, epoch) = (self.shared.clone(), self.shared.epoch());
         let fenced = Arc::new(Fenced { shared, epoch, run: Mutex::new(Some(Box::new(f))) });
         if !live.link.wake_after_writes(|| Waker::from(fenced.clone())) {

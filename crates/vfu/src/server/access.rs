@@ -12,6 +12,21 @@ use crate::answer::Defer;
 use crate::context::{self, Inside};
 use crate::device::{Access, Device, Reset};
 use crate::link::Link;
+use crate::memory::SharedMemory;
+
+/// Reads of at least so many bytes may be [lent](Device::region_bytes).
+const LENT: usize = 4096;
+
+/// Who answers a read.
+enum Answers<'a> {
+    Config,
+    Rom,
+    Msix,
+    Memory(&'a SharedMemory),
+    Device,
+    /// It reads ones; says why.
+    Nobody(&'static str),
+}
 
 impl Executor {
     /// Whether reads do not reach the device; writes do not reach any device that is stopped.
@@ -38,43 +53,87 @@ impl Executor {
     ) -> Result<Outcome<'_>, Errno> {
         let (region, offset) = (request.region, request.offset);
         self.check_access(region, offset, u64::from(request.count))?;
+        let (len, at) = (request.count as usize, Access { region, offset });
+        let answers = self.who_answers(region, offset, len);
         RegionReadReply::emit_head(request, out);
         let start = out.len();
-        out.resize(start + request.count as usize, 0xff);
-        let data = &mut out[start..];
-        if data.is_empty() {
-        } else if region == CONFIG_REGION {
-            self.shared.config_now().read(offset as usize, data);
-        } else if self.shared.is_asleep() {
-            debug!(region, offset, "read from a device that is not in D0");
-        } else if region == ROM_REGION {
-            self.shared.config().read_rom(offset, data);
-        } else if self.shared.irqs.msix_read(region, offset, data) {
-        } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {
-            if let Err(e) = memory.read(offset, data) {
-                debug!(region, error = %e, "read of shared memory");
-            }
-        } else if self.regions.is_of_msix(region) {
-            debug!(region, offset, "read beside the MSI-X table and PBA");
-        } else if self.is_frozen() {
-            debug!(region, offset, "read from a device that is being moved");
-        } else {
-            let mut defer = Defer::read(call.link, call.header, *request);
-            let at = Access { region, offset };
-            let result = context::run(&self.shared, Inside::Handler, || {
-                device.region_read_or_defer(at, data, &mut defer)
-            });
-            if defer.is_taken() {
-                return Ok(Outcome::Later);
-            }
-            if let Err(fault) = result {
-                debug!(region, offset, len = data.len(), %fault, "read");
-                data.fill(0xff);
+        if !self.lend(device, &answers, at, len, out) {
+            out.resize(start + len, 0xff);
+            let data = &mut out[start..];
+            match answers {
+                Answers::Config => self.shared.config_now().read(offset as usize, data),
+                Answers::Rom => self.shared.config().read_rom(offset, data),
+                Answers::Msix => {
+                    let _it_is = self.shared.irqs.msix_read(region, offset, data);
+                }
+                Answers::Memory(memory) => {
+                    if let Err(e) = memory.read(offset, data) {
+                        debug!(region, error = %e, "read of shared memory");
+                    }
+                }
+                Answers::Device => {
+                    let mut defer = Defer::read(call.link, call.header, *request);
+                    let result = context::run(&self.shared, Inside::Handler, || {
+                        device.region_read_or_defer(at, data, &mut defer)
+                    });
+                    if defer.is_taken() {
+                        return Ok(Outcome::Later);
+                    }
+                    if let Err(fault) = result {
+                        debug!(region, offset, len, %fault, "read");
+                        data.fill(0xff);
+                    }
+                }
+                Answers::Nobody(why) => debug!(region, offset, why, "read of nothing"),
             }
         }
-        trace!(region, offset, ?data, "read");
+        trace!(region, offset, data = ?&out[start..], "read");
         // The driver must not see the register before the memory that was written ahead of it.
-        if Held::behind_writes(call, out) { Ok(Outcome::Later) } else { Ok(Outcome::Reply) }
+        let waits = self.shared.has_written() == Some(true) && Held::behind_writes(call, out);
+        Ok(if waits { Outcome::Later } else { Outcome::Reply })
+    }
+
+    /// Who answers a read. The access lies in its region.
+    fn who_answers(&self, region: u32, offset: u64, len: usize) -> Answers<'_> {
+        let memory = || self.regions.memory_at(region, offset, len);
+        if len == 0 {
+            Answers::Nobody("it is empty")
+        } else if region == CONFIG_REGION {
+            Answers::Config
+        } else if self.shared.is_asleep() {
+            Answers::Nobody("the device is not in D0")
+        } else if region == ROM_REGION {
+            Answers::Rom
+        } else if self.shared.irqs.is_msix(region, offset, len) {
+            Answers::Msix
+        } else if let Some(memory) = memory() {
+            Answers::Memory(memory)
+        } else if self.regions.is_of_msix(region) {
+            Answers::Nobody("it is beside the MSI-X table and PBA")
+        } else if self.is_frozen() {
+            Answers::Nobody("the device is being moved")
+        } else {
+            Answers::Device
+        }
+    }
+
+    /// Appends what the device lends for a long read. False: it lends nothing.
+    fn lend<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        answers: &Answers<'_>,
+        at: Access,
+        len: usize,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        if len < LENT || !matches!(answers, Answers::Device) {
+            return false;
+        }
+        context::run(&self.shared, Inside::Handler, || {
+            let lent = device.region_bytes(at, len).filter(|lent| lent.len() == len);
+            lent.into_iter().for_each(|lent| out.extend_from_slice(lent));
+            lent.is_some()
+        })
     }
 
     pub(super) fn region_write<D: Device + ?Sized>(

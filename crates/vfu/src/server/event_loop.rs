@@ -12,7 +12,7 @@ use super::poller::Poller;
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
-use crate::link::{Link, Message};
+use crate::link::Link;
 
 /// A session as an event loop sees it.
 #[derive(Debug)]
@@ -66,59 +66,70 @@ impl<D: Device> Server<D> {
         if self.client.is_none() && !self.accept_one()? {
             return Ok(0);
         }
-        let Some(client) = &self.client else { return Ok(0) };
+        let executed = self.greet()? + self.serve();
+        self.end_if_closed();
+        if let (Some(poller), Some(client)) = (&mut self.poller, &self.client) {
+            poller.update(&client.link)?;
+        }
+        Ok(executed)
+    }
+
+    /// Executes VERSION if that is what comes first.
+    fn greet(&mut self) -> Result<usize, ServeError> {
+        let Some(client) = self.client.as_mut().filter(|client| !client.agreed) else {
+            return Ok(0);
+        };
         let link = client.link.clone();
-        link.poll_sockets();
-        let executed = self.execute_all(&link)?;
-        if let Some(poller) = &mut self.poller {
-            poller.update(&link)?;
+        let Some(first) = link.receive_command(false) else { return Ok(0) };
+        if self.agree(&link, &first).is_ok() {
+            self.client.iter_mut().for_each(|client| client.agreed = true);
+            self.watch(&link)?;
         }
-        self.end_if_closed(&link);
-        Ok(executed)
+        link.recycle(Some(first));
+        Ok(1)
     }
 
-    fn execute_all(&mut self, link: &Arc<Link>) -> Result<usize, ServeError> {
-        let mut executed = 0;
-        let mut done = None;
+    /// Executes the commands that have come, and what was put off before them.
+    fn serve(&mut self) -> usize {
+        let Server { client: Some(Client { link, agreed: true }), executor, device, .. } = self
+        else {
+            return 0;
+        };
+        let mut next = link.receive_command(executor.is_paused(link));
+        let (mut executed, mut done) = (0, None);
         loop {
-            if link.take_kick() {
-                self.executor.settle(&mut self.device, link);
+            let settles = link.take_kick();
+            if settles {
+                executor.settle(device, link);
             }
-            let paused = self.executor.is_paused(link);
-            let next = if paused { None } else { link.try_next_command(done.take()) };
-            let Some(command) = next else { break };
-            done = self.execute_one(link, command)?;
-            executed += 1;
+            match next.take() {
+                Some(command) => {
+                    done = executor.execute(device, link, command);
+                    executed += 1;
+                }
+                None if settles => {}
+                None => break,
+            }
+            if !executor.is_paused(link) {
+                next = link.try_next_command(done.take());
+            }
         }
-        link.recycle(done);
-        Ok(executed)
+        if done.is_some() {
+            link.recycle(done);
+        }
+        executed
     }
 
-    fn execute_one(
-        &mut self,
-        link: &Arc<Link>,
-        command: Message,
-    ) -> Result<Option<Message>, ServeError> {
-        if self.client.as_ref().is_some_and(|client| client.agreed) {
-            return Ok(self.executor.execute(&mut self.device, link, command));
-        }
-        if self.agree(link, &command).is_ok() {
-            if let Some(client) = &mut self.client {
-                client.agreed = true;
-            }
-            self.watch(link)?;
-        }
-        Ok(Some(command))
-    }
-
-    fn end_if_closed(&mut self, link: &Arc<Link>) {
+    fn end_if_closed(&mut self) {
+        let Some(link) = self.client.as_ref().map(|client| &client.link) else { return };
         let Some(why) = link.closed() else { return };
+        let link = link.clone();
         info!(%why, "client gone");
         if let Some(poller) = &mut self.poller {
-            poller.forget(link);
+            poller.forget(&link);
         }
         if self.client.take().is_some_and(|client| client.agreed) {
-            cleanup::disconnect(&self.shared, &self.executor, &mut self.device, link);
+            cleanup::disconnect(&self.shared, &self.executor, &mut self.device, &link);
         }
         if let Some(poller) = &self.poller {
             // The next one may be waiting already.

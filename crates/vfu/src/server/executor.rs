@@ -4,9 +4,8 @@
 //! those behind them go on: an access that its handler answers later, an unmap that waits for leases,
 //! and (here nothing else goes on meanwhile) a change that waits for the device to come to rest.
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use tracing::{debug, info};
 use vfu_proto::session::{Channel, Closed};
@@ -22,9 +21,8 @@ use super::regions::{IoFdsAnswer, Regions};
 use crate::context::{self, Inside};
 use crate::device::{Device, Reset};
 use crate::irq::{IrqIndex, Irqs};
-use crate::link::{Link, Message};
+use crate::link::{Link, Message, with_draft};
 use crate::shared::{Gate, Shared};
-use crate::sync::Mutex;
 
 /// What executes commands, but for the device itself.
 #[derive(Debug)]
@@ -35,8 +33,6 @@ pub(crate) struct Executor {
     pub(super) max_dma_maps: usize,
     pub(super) parked: Parked,
     pub(super) moving: Moving,
-    /// Buffers for replies, their headers first.
-    spare: Mutex<Vec<Vec<u8>>>,
 }
 
 /// What a reply is made of, besides its payload.
@@ -67,7 +63,6 @@ impl Executor {
             max_dma_maps: settings.max_dma_maps as usize,
             parked: Parked::default(),
             moving: if settings.incoming { Moving::incoming() } else { Moving::default() },
-            spare: Mutex::default(),
         }
     }
 
@@ -81,8 +76,14 @@ impl Executor {
         link: &Arc<Link>,
         command: Message,
     ) -> Option<Message> {
-        let ready = self.rest_first(device, link, command)?;
-        let ready = self.writes_first(device, link, ready)?;
+        let ready = match Command::from_u16(command.header().command) {
+            Some(Command::DmaMap | Command::DmaUnmap | Command::DeviceReset) => {
+                self.execute_at_rest(device, link, command);
+                return None;
+            }
+            Some(Command::DeviceFeature) => self.writes_first(device, link, command)?,
+            _ => command,
+        };
         Some(self.execute_now(device, link, ready))
     }
 
@@ -94,23 +95,23 @@ impl Executor {
         mut command: Message,
     ) -> Message {
         let call = Call { link, header: *command.header() };
-        let fds = std::mem::take(&mut command.fds);
-        let mut out = self.take_buffer();
-        let result = Command::from_u16(call.header.command)
-            .ok_or(Errno::EINVAL)
-            .and_then(|name| Request::parse(name, command.payload()))
-            .and_then(|request| self.handle(device, call, request, fds, &mut out));
-        let _closed = match result {
-            Ok(Outcome::Later) => Ok(()),
-            Ok(Outcome::Reply) => call.reply(&mut out, &[]),
-            Ok(Outcome::ReplyWith(fd)) => call.reply(&mut out, &[fd]),
-            Ok(Outcome::ReplyWithAll(fds)) => {
-                let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-                call.reply(&mut out, &fds)
+        let fds = command.take_fds();
+        let _closed = with_draft(|out| {
+            let result = Command::from_u16(call.header.command)
+                .ok_or(Errno::EINVAL)
+                .and_then(|name| Request::parse(name, command.payload()))
+                .and_then(|request| self.handle(device, call, request, fds, out));
+            match result {
+                Ok(Outcome::Later) => Ok(()),
+                Ok(Outcome::Reply) => call.reply(out, &[]),
+                Ok(Outcome::ReplyWith(fd)) => call.reply(out, &[fd]),
+                Ok(Outcome::ReplyWithAll(fds)) => {
+                    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+                    call.reply(out, &fds)
+                }
+                Err(errno) => call.refuse(errno),
             }
-            Err(errno) => call.refuse(errno),
-        };
-        self.give_buffer(out);
+        });
         command
     }
 
@@ -118,18 +119,6 @@ impl Executor {
     /// answers.
     pub(super) fn is_paused(&self, link: &Link) -> bool {
         self.parked.holds_all() || link.is_saturated()
-    }
-
-    fn take_buffer(&self) -> Vec<u8> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut out = spare.unwrap_or_default();
-        out.clear();
-        out.resize(HEADER_SIZE, 0);
-        out
-    }
-
-    fn give_buffer(&self, out: Vec<u8>) {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(out);
     }
 
     fn handle<D: Device + ?Sized>(
@@ -229,13 +218,12 @@ impl Executor {
 impl Call<'_> {
     /// Sends the reply whose payload is in `out`, behind room for the header; nothing if none is
     /// wanted.
-    pub(super) fn reply(&self, out: &mut [u8], fds: &[BorrowedFd<'_>]) -> Result<(), Closed> {
+    pub(super) fn reply(&self, out: &mut Vec<u8>, fds: &[BorrowedFd<'_>]) -> Result<(), Closed> {
         if self.header.wants_no_reply() {
             return Ok(());
         }
-        let header = self.header.reply(out.len() - HEADER_SIZE).emit();
-        out[..HEADER_SIZE].copy_from_slice(&header);
-        self.link.send(Channel::Main, &[IoSlice::new(out)], fds)
+        self.header.reply(out.len() - HEADER_SIZE).emit_into(out);
+        self.link.send(Channel::Main, out, fds)
     }
 
     /// Sends an error reply, if any is wanted.
@@ -244,8 +232,7 @@ impl Call<'_> {
         if self.header.wants_no_reply() {
             return Ok(());
         }
-        let bytes = self.header.error_reply(errno).emit();
-        self.link.send(Channel::Main, &[IoSlice::new(&bytes)], &[])
+        self.link.send_header(Channel::Main, &self.header.error_reply(errno))
     }
 }
 

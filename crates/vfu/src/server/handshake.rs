@@ -1,18 +1,17 @@
 //! VERSION, from the server's side (specification, "VFIO_USER_VERSION").
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tracing::{debug, info};
 use vfu_proto::session::{Channel, Closed};
 use vfu_proto::wire::{
-    Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, DEFAULT_MAX_MSG_FDS, Errno, TwinSocket,
-    Version,
+    Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, DEFAULT_MAX_MSG_FDS, Errno, HEADER_SIZE,
+    TwinSocket, Version,
 };
 
 use super::builder::Settings;
-use crate::link::{Link, Message};
+use crate::link::{Link, Message, with_draft};
 
 /// The largest minor version that we know. None has a meaning of its own; capabilities have.
 const MINOR: u16 = 1;
@@ -86,8 +85,7 @@ pub(crate) fn answer(link: &Link, offer: &Offer, first: &Message) -> Result<Agre
     let header = *first.header();
     let refuse = |why: &'static str| {
         if !header.wants_no_reply() {
-            let bytes = header.error_reply(Errno::EINVAL).emit();
-            let _closed = link.send(Channel::Main, &[IoSlice::new(&bytes)], &[]);
+            let _closed = link.send_header(Channel::Main, &header.error_reply(Errno::EINVAL));
         }
         debug!(why, "VERSION refused");
         link.close(Closed::Protocol(why))
@@ -98,7 +96,7 @@ pub(crate) fn answer(link: &Link, offer: &Offer, first: &Message) -> Result<Agre
     if header.wants_no_reply() {
         return Err(refuse("wants no reply to VERSION"));
     }
-    if !first.fds.is_empty() {
+    if !first.fds().is_empty() {
         return Err(refuse("sent file descriptors with VERSION"));
     }
     let proposed = Version::parse(first.payload());
@@ -112,18 +110,15 @@ pub(crate) fn answer(link: &Link, offer: &Offer, first: &Message) -> Result<Agre
     let twin = make_twin(offer, &proposed.caps);
     let caps = offer.reply_to(&proposed.caps, twin.is_some());
     let reply = Version::new(0, proposed.minor.min(offer.minor), caps);
-    let mut payload = Vec::with_capacity(256);
-    reply.emit(&mut payload);
-    let head = header.reply(payload.len()).emit();
-    let parts = [IoSlice::new(&head), IoSlice::new(&payload)];
     let has_twin = twin.is_some();
-    if let Some((ours, theirs)) = twin {
+    with_draft(|out| {
+        reply.emit(out);
+        header.reply(out.len() - HEADER_SIZE).emit_into(out);
+        let Some((ours, theirs)) = twin else { return link.send(Channel::Main, out, &[]) };
         // The engine must know of the twin before the client can use it.
         link.add_twin(ours);
-        link.send(Channel::Main, &parts, &[theirs.as_fd()])?;
-    } else {
-        link.send(Channel::Main, &parts, &[])?;
-    }
+        link.send(Channel::Main, out, &[theirs.as_fd()])
+    })?;
     let theirs = proposed.caps.max_data_xfer_size.unwrap_or(DEFAULT_MAX_DATA_XFER_SIZE);
     let max_transfer = theirs.min(offer.max_transfer) as usize;
     info!(minor = reply.minor, max_transfer, twin = has_twin, "client connected");

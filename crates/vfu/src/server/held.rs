@@ -21,7 +21,7 @@ impl Held {
     /// Holds the reply in `out` back until the writes under way are acknowledged, or given up. False
     /// if there is nothing to wait for.
     pub(super) fn behind_writes(call: Call<'_>, out: &mut Vec<u8>) -> bool {
-        if !call.link.has_twin() || call.header.wants_no_reply() || !call.link.has_written() {
+        if !call.link.has_twin() || call.header.wants_no_reply() {
             return false;
         }
         let (link, header) = (call.link.clone(), call.header);

@@ -6,7 +6,7 @@ use std::task::{Wake, Waker};
 
 use tracing::{debug, warn};
 use vfu_proto::wire::{
-    Command, DeviceState, Errno, Feature, FeatureOp, FeatureReply, FeatureRequest, FeatureResult,
+    DeviceState, Errno, Feature, FeatureOp, FeatureReply, FeatureRequest, FeatureResult,
     MigDataReadReply, MigDataReadRequest, MigDataWriteRequest, MigrationFlags,
 };
 
@@ -131,9 +131,6 @@ impl Executor {
     }
 
     fn would_stop<D: Device + ?Sized>(&self, device: &mut D, command: &Message) -> bool {
-        if command.header().command != Command::DeviceFeature.as_u16() {
-            return false;
-        }
         match FeatureRequest::parse(command.payload()) {
             Ok(FeatureRequest { op: FeatureOp::SetDeviceState { state, .. }, .. }) => {
                 let can_pre_copy = device.migration().map(|migration| migration.can_pre_copy());

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Wake, Waker};
 
-use vfu_proto::wire::{Command, DmaMap, DmaUnmapRequest, Errno, HEADER_SIZE, Header, UnmapWhat};
+use vfu_proto::wire::{DmaMap, DmaUnmapRequest, Errno, HEADER_SIZE, Header, UnmapWhat};
 
 use super::dirty::Unmapped;
 use super::executor::{Call, Executor};
@@ -90,19 +90,14 @@ impl Parked {
 }
 
 impl Executor {
-    /// Brings the device to rest for a command that changes something under it. `None`: the device
-    /// takes its time, and the command waits; or it was refused.
-    pub(super) fn rest_first<D: Device + ?Sized>(
+    /// Brings the device to rest for a command that changes something under it, and executes that. If
+    /// the device takes its time the command waits.
+    pub(super) fn execute_at_rest<D: Device + ?Sized>(
         &self,
         device: &mut D,
         link: &Arc<Link>,
         command: Message,
-    ) -> Option<Message> {
-        let name = Command::from_u16(command.header().command);
-        let changes = [Command::DmaMap, Command::DmaUnmap, Command::DeviceReset].map(Some);
-        if !changes.contains(&name) {
-            return Some(command);
-        }
+    ) {
         let mut quiesce = Quiesce::new(link);
         let result = context::run(&self.shared, Inside::Handler, || device.quiesce(&mut quiesce));
         let gate = if quiesce.is_at_rest() { Gate::Quiesced } else { Gate::Open };
@@ -110,19 +105,21 @@ impl Executor {
             self.parked.lock().rest = Some((command, pending));
             self.parked.resting.store(true, Ordering::SeqCst);
             // It may have come to rest by now.
-            return self.take_rested(device, link);
+            return self.settle_rest(device, link);
         }
-        self.rested(device, link, command, result, gate)
+        self.rested(device, link, command, result, gate);
     }
 
-    /// The command that waited for the device, if that has come to rest.
-    fn take_rested<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>) -> Option<Message> {
+    /// Executes the command that waited for the device, if that has come to rest.
+    fn settle_rest<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>) {
         let mut parked = self.parked.lock();
-        let result = parked.rest.as_ref()?.1.result()?;
-        let (command, _) = parked.rest.take()?;
+        let Some(result) = parked.rest.as_ref().and_then(|(_, pending)| pending.result()) else {
+            return;
+        };
+        let Some((command, _)) = parked.rest.take() else { return };
         drop(parked);
         self.parked.resting.store(false, Ordering::SeqCst);
-        self.rested(device, link, command, result, Gate::Quiesced)
+        self.rested(device, link, command, result, Gate::Quiesced);
     }
 
     fn rested<D: Device + ?Sized>(
@@ -132,27 +129,26 @@ impl Executor {
         command: Message,
         result: Result<(), Errno>,
         gate: Gate,
-    ) -> Option<Message> {
-        match result {
+    ) {
+        let done = match result {
             Ok(()) => {
                 self.shared.set_gate(gate);
                 let done = self.execute_now(device, link, command);
                 self.shared.set_gate(Gate::Open);
                 context::run(&self.shared, Inside::Callback, || device.resume());
-                link.recycle(Some(done));
+                done
             }
             Err(errno) => {
-                let call = Call { link, header: *command.header() };
-                let _closed = call.refuse(errno);
-                link.recycle(Some(command));
+                let _closed = Call { link, header: *command.header() }.refuse(errno);
+                command
             }
-        }
-        None
+        };
+        link.recycle(Some(done));
     }
 
     /// Does what was put off and can be done now.
     pub(super) fn settle<D: Device + ?Sized>(&self, device: &mut D, link: &Arc<Link>) {
-        self.take_rested(device, link);
+        self.settle_rest(device, link);
         self.settle_stopping(device, link);
         let waker = Waker::from(Arc::new(Kick(Arc::downgrade(link))));
         let mut unmaps = std::mem::take(&mut self.parked.lock().unmaps);

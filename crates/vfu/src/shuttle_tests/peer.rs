@@ -1,6 +1,5 @@
 //! A peer that a test plays: it says each message itself, in either role.
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -42,7 +41,7 @@ impl Peer {
     fn send(&self, header: &Header, payload: &[u8], fds: &[BorrowedFd<'_>]) {
         let header = header.emit();
         // What the other end has closed is no longer of interest.
-        let _gone = self.socket.send(&[IoSlice::new(&header), IoSlice::new(payload)], fds);
+        let _gone = self.socket.send([&header, payload], fds);
     }
 
     /// Sends a command; gives its id.

@@ -18,9 +18,6 @@ use crate::sync::kernel::{act, may_wait};
 /// Room for the descriptors of one message, and for a peer's credentials if it sends them.
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1));
 
-/// A message in several parts is put together up to this length, in bytes.
-const SMALL: usize = 128;
-
 /// What one `recvmsg` brought.
 #[derive(Debug)]
 pub(crate) enum Received {
@@ -104,30 +101,16 @@ impl Socket {
         sockopt::set_socket_timeout(&self.0, Timeout::Recv, Some(time)).is_ok()
     }
 
-    /// One `sendmsg`, or `send`, that never waits and never raises `SIGPIPE`; says how many bytes went.
-    /// The descriptors go with the first byte.
+    /// One `send`, or `sendmsg`, of two parts, one behind the other. It never waits and never raises
+    /// `SIGPIPE`; says how many bytes went. The descriptors go with the first byte.
     ///
     /// # Errors
     /// `AGAIN`: nothing went, the socket is full. Anything else: the connection is lost.
-    pub(crate) fn send(
-        &self,
-        parts: &[IoSlice<'_>],
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<usize, Errno> {
-        match parts {
-            _ if !fds.is_empty() => {}
-            [bytes] => return self.send_bytes(bytes),
-            parts if parts.iter().map(|part| part.len()).sum::<usize>() <= SMALL => {
-                let mut bytes = [0; SMALL];
-                let mut len = 0;
-                for part in parts {
-                    bytes[len..][..part.len()].copy_from_slice(part);
-                    len += part.len();
-                }
-                return self.send_bytes(&bytes[..len]);
-            }
-            _ => {}
+    pub(crate) fn send(&self, parts: [&[u8]; 2], fds: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
+        if fds.is_empty() && parts[1].is_empty() {
+            return self.send_bytes(parts[0]);
         }
+        let parts = parts.map(IoSlice::new);
         let mut control = [MaybeUninit::uninit(); CONTROL];
         let mut control = SendAncillaryBuffer::new(&mut control);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -135,7 +118,7 @@ impl Socket {
         }
         loop {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match act(|| net::sendmsg(&self.0, parts, &mut control, flags)) {
+            match act(|| net::sendmsg(&self.0, &parts, &mut control, flags)) {
                 Err(Errno::INTR) => {}
                 other => return other,
             }

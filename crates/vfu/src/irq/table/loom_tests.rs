@@ -49,7 +49,7 @@ impl Bench {
     }
 
     fn raise(&self) {
-        let _disabled = self.irqs.raise_message(0);
+        let _disabled = self.irqs.raise_message(0, true);
     }
 
     fn count(&self) -> u64 {

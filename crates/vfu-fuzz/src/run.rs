@@ -1,0 +1,416 @@
+//! A run while it lasts: plays, judges, minimises, and keeps the server alive.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::campaign::{Ended, Event, Found, FuzzError, Options, Report, Shape, Target};
+use crate::finding::{Finding, Kind};
+use crate::generate::case;
+use crate::minimise::{Outcome, minimise};
+use crate::restart::{Program, crashed, describe};
+use crate::script::{Connection, Script, Step};
+use crate::session::{Peer, play};
+use crate::stats::Stats;
+use crate::survey::{JSON, Survey, survey, version};
+use crate::watch::{Usage, Watch};
+
+/// After so many cases the server's process is looked at.
+const LOOK_EVERY: u64 = 64;
+
+/// How many cases are kept, for what one of them alone does not do again.
+const KEPT: usize = LOOK_EVERY as usize;
+
+/// So many more descriptors or mappings than at first are no accident.
+const LEAK: u64 = 16;
+
+/// How often a script is played to see whether it leaks: as often as it must show.
+const LEAK_ROUNDS: u64 = 16;
+
+/// How often something that can't be repeated is tried to be.
+const REPEATS: u64 = 8;
+
+/// How long a process may take from closing its first socket to its end.
+const DYING: Duration = Duration::from_secs(1);
+
+/// A run while it lasts.
+pub(crate) struct Run<'a> {
+    target: Target,
+    options: &'a Options,
+    stop: &'a AtomicBool,
+    show: &'a mut dyn FnMut(Event<'_>),
+    survey: Survey,
+    stats: Stats,
+    found: Vec<Found>,
+    recent: VecDeque<Script>,
+    process: Result<Watch, String>,
+    baseline: Option<Usage>,
+    first: Option<Usage>,
+    last: Option<Usage>,
+    began: Instant,
+}
+
+impl<'a> Run<'a> {
+    /// Looks at the server while nothing is wrong yet.
+    pub(crate) fn begin(
+        mut target: Target,
+        options: &'a Options,
+        stop: &'a AtomicBool,
+        show: &'a mut dyn FnMut(Event<'_>),
+    ) -> Result<Run<'a>, FuzzError> {
+        if let Some(program) = &mut target.program {
+            program.start_server(&target.path, options.timeout)?;
+        }
+        let survey = survey(&target.path, options.timeout)?;
+        if let (Some(program), true) = (&mut target.program, options.may_exit) {
+            program.start_server(&target.path, options.timeout)?;
+        }
+        let process = Watch::find(&target.path, options.timeout);
+        let mut run = Run {
+            target,
+            options,
+            stop,
+            show,
+            survey,
+            stats: Stats::default(),
+            found: Vec::new(),
+            recent: VecDeque::new(),
+            process,
+            baseline: None,
+            first: None,
+            last: None,
+            began: Instant::now(),
+        };
+        run.take_baseline();
+        run.first = run.baseline;
+        Ok(run)
+    }
+
+    fn take_baseline(&mut self) {
+        self.baseline = self.process.as_ref().ok().and_then(Watch::usage_with_client);
+    }
+
+    /// Plays one script, once, and then as often as it takes to see whether it leaks.
+    pub(crate) fn one(&mut self, script: &Script) -> Ended {
+        self.recent.push_back(script.clone());
+        let found = self.once(script);
+        self.stats.cases = 1;
+        let mut ended = self.handle(found, None);
+        if ended.is_none() && self.baseline.is_some() {
+            let leaks = self.leaks(script);
+            ended = self.handle(leaks, None);
+        }
+        ended.unwrap_or(Ended::Done)
+    }
+
+    /// Plays the cases of the seed.
+    pub(crate) fn all(&mut self) -> Ended {
+        for number in 0.. {
+            if self.options.cases.is_some_and(|most| number >= most) || self.is_over() {
+                break;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Ended::Stopped;
+            }
+            let script = case(self.options.seed, number, &self.options.areas, &self.survey);
+            if self.recent.len() == KEPT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(script.clone());
+            let found = self.once(&script);
+            self.stats.cases += 1;
+            if let Some(ended) = self.handle(found, Some(number)) {
+                return ended;
+            }
+            if (number + 1) % LOOK_EVERY == 0 {
+                let grown = self.grown();
+                if let Some(ended) = self.handle(grown, Some(number)) {
+                    return ended;
+                }
+            }
+            (self.show)(Event::Progress(&self.stats));
+        }
+        Ended::Done
+    }
+
+    fn is_over(&self) -> bool {
+        self.options.time.is_some_and(|time| self.began.elapsed() >= time)
+    }
+
+    /// Plays a script, and looks whether the server is still there.
+    fn once(&mut self, script: &Script) -> Vec<Finding> {
+        let mut stats = std::mem::take(&mut self.stats);
+        let mut found = self.quiet(script, &mut stats);
+        self.stats = stats;
+        if let Some(fatal) = found.iter().find(|finding| finding.is_fatal()).cloned() {
+            // All else came of it.
+            found = vec![fatal];
+        }
+        found.retain(|finding| !self.options.ignore.contains(&finding.kind));
+        found
+    }
+
+    fn quiet(&mut self, script: &Script, stats: &mut Stats) -> Vec<Finding> {
+        let (path, timeout) = (self.target.path.as_path(), self.options.timeout);
+        if let (Some(program), true) = (&mut self.target.program, self.options.may_exit) {
+            if program.ended().is_some() && program.start_server(path, timeout).is_err() {
+                return vec![Finding::new(Kind::Dead, None, "the server does not start any more")];
+            }
+        }
+        let peer = Peer { path, timeout, survey: &self.survey };
+        let mut found = Vec::new();
+        for connection in &script.connections {
+            found.extend(play(peer, connection, stats));
+            if found.iter().any(Finding::is_fatal) {
+                break;
+            }
+        }
+        if !found.iter().any(Finding::is_fatal) {
+            let good = good_connection();
+            let mut probed = Vec::new();
+            // One that is just ending may take a connection with it.
+            for _ in 0..5 {
+                probed = play(peer, &good, &mut Stats::default());
+                if !probed.iter().any(|finding| finding.kind == Kind::Closed) {
+                    break;
+                }
+            }
+            found.extend(probed);
+        }
+        // The sockets of one that dies are closed one after the other.
+        let closed = found.iter().any(|finding| finding.kind == Kind::Closed);
+        if closed && self.has_ended(DYING) {
+            found.push(Finding::new(Kind::Dead, None, "the server's process is no more"));
+        }
+        let dead = found.iter().position(|finding| finding.kind == Kind::Dead);
+        if let (Some(at), Some(program)) = (dead, &mut self.target.program) {
+            if let Some(status) = program.wait(Duration::from_secs(2)) {
+                if self.options.may_exit && !crashed(status) {
+                    return Vec::new();
+                }
+                if let Some(finding) = found.get_mut(at) {
+                    finding.text = format!("{}; it ended with {}", finding.text, describe(status));
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether the server's process ends within this time. One that can't be watched does not.
+    fn has_ended(&mut self, within: Duration) -> bool {
+        if let Some(program) = &mut self.target.program {
+            let allowed = |status| self.options.may_exit && !crashed(status);
+            return program.wait(within).is_some_and(|status| !allowed(status));
+        }
+        let Ok(watch) = &self.process else { return false };
+        let deadline = Instant::now() + within;
+        loop {
+            match watch.usage() {
+                None => return true,
+                Some(_) if Instant::now() >= deadline => return false,
+                // The end of a process that is not our child has no event.
+                Some(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    /// What the server holds more than at first.
+    fn grown(&mut self) -> Vec<Finding> {
+        let usage = self.process.as_ref().ok().and_then(Watch::usage_with_client);
+        let (Some(usage), Some(baseline)) = (usage, self.baseline) else { return Vec::new() };
+        self.last = Some(usage);
+        let mut found = Vec::new();
+        let mut more = |kind, what: &str, now: u64, then: u64, limit: u64, unit: &str| {
+            if now > then + limit {
+                let text = format!("{what} of the server: {now}{unit}, and {then}{unit} before");
+                found.push(Finding::new(kind, None, text));
+            }
+        };
+        let (now, then) = (usage, baseline);
+        more(Kind::DescriptorLeak, "descriptors", now.descriptors, then.descriptors, LEAK, "");
+        more(Kind::MappingLeak, "mappings", now.mappings, then.mappings, 4 * LEAK, "");
+        let limit = self.options.memory_kib;
+        more(Kind::Memory, "memory", now.memory_kib, then.memory_kib, limit, " KiB");
+        if !found.is_empty() {
+            self.baseline = Some(usage);
+        }
+        found.retain(|finding| !self.options.ignore.contains(&finding.kind));
+        found
+    }
+
+    /// Whether a script leaves something in the server each time.
+    fn leaks(&mut self, script: &Script) -> Vec<Finding> {
+        let Ok(watch) = self.process.clone() else { return Vec::new() };
+        let Some(before) = watch.usage_with_client() else { return Vec::new() };
+        for _ in 0..LEAK_ROUNDS {
+            let found = self.quiet(script, &mut Stats::default());
+            if found.iter().any(Finding::is_fatal) {
+                return found;
+            }
+        }
+        let Some(after) = watch.usage_with_client() else { return Vec::new() };
+        let mut found = Vec::new();
+        let mut more = |kind, what: &str, now: u64, then: u64| {
+            if now >= then + LEAK_ROUNDS {
+                let more = now - then;
+                let text = format!("{more} {what} more after {LEAK_ROUNDS} times");
+                found.push(Finding::new(kind, None, text));
+            }
+        };
+        more(Kind::DescriptorLeak, "descriptors", after.descriptors, before.descriptors);
+        more(Kind::MappingLeak, "mappings", after.mappings, before.mappings);
+        found
+    }
+
+    /// Counts what is known, minimises what is new. Gives the end of the run, if this is it.
+    fn handle(&mut self, found: Vec<Finding>, case: Option<u64>) -> Option<Ended> {
+        let mut ended = None;
+        for finding in found {
+            let fatal = finding.is_fatal();
+            let known = self.found.iter().position(|known| known.finding.key() == finding.key());
+            match known {
+                None => {
+                    (self.show)(Event::New(&finding));
+                    let new = self.examine(finding, case);
+                    (self.show)(Event::Found(&new));
+                    self.found.push(new);
+                }
+                Some(at) => self.again(at, finding, case),
+            }
+            if fatal && !self.revive() {
+                ended = Some(Ended::ServerLost);
+            }
+        }
+        ended
+    }
+
+    /// What is known was seen again. If it could not be repeated so far, this one may.
+    fn again(&mut self, at: usize, finding: Finding, case: Option<u64>) {
+        let Some(known) = self.found.get_mut(at) else { return };
+        known.times += 1;
+        if known.shape != Shape::NotAgain || known.times > REPEATS {
+            return;
+        }
+        let times = known.times;
+        let new = self.examine(finding, case);
+        if new.shape != Shape::NotAgain {
+            (self.show)(Event::Found(&new));
+            if let Some(known) = self.found.get_mut(at) {
+                *known = Found { times, ..new };
+            }
+        }
+    }
+
+    /// Sees to it that the server serves again.
+    fn revive(&mut self) -> bool {
+        if let Some(program) = &mut self.target.program {
+            let restarted = program.start_server(&self.target.path, self.options.timeout).is_ok();
+            self.process = Watch::find(&self.target.path, self.options.timeout);
+            self.take_baseline();
+            return restarted;
+        }
+        let (path, timeout) = (self.target.path.as_path(), self.options.timeout);
+        let peer = Peer { path, timeout, survey: &self.survey };
+        play(peer, &good_connection(), &mut Stats::default()).is_empty()
+    }
+
+    /// Makes what was found as small as can be.
+    fn examine(&mut self, finding: Finding, case: Option<u64>) -> Found {
+        let last_words = self.target.program.as_ref().map(Program::last_words).unwrap_or_default();
+        let mut found = Found {
+            times: 1,
+            case,
+            script: joined(&self.recent),
+            shape: Shape::Untried,
+            last_words,
+            finding,
+        };
+        if found.finding.kind == Kind::Memory || self.options.minimise.is_zero() {
+            if let (Some(last), false) = (self.recent.back(), found.finding.kind == Kind::Memory) {
+                found.script = last.clone();
+            }
+            return found;
+        }
+        if found.finding.is_fatal() && !self.revive() {
+            return found;
+        }
+        let deadline = Instant::now() + self.options.minimise;
+        let key = found.finding.key();
+        let last = self.recent.back().cloned().unwrap_or_default();
+        found.shape = Shape::NotAgain;
+        for mut candidate in [last.clone(), last.clone(), last, found.script.clone()] {
+            if self.does(&candidate, key, deadline) != Some(true) {
+                continue;
+            }
+            let outcome = minimise(&mut candidate, &mut |script| self.does(script, key, deadline));
+            let unsure = self.does(&candidate, key, Instant::now() + self.options.minimise);
+            if unsure == Some(false) {
+                break;
+            }
+            found.shape = match outcome {
+                Outcome::Done => Shape::Minimised,
+                Outcome::Unfinished => Shape::Shortened,
+            };
+            found.script = candidate;
+            break;
+        }
+        found
+    }
+
+    /// Whether a script does it again. `None`: time is up, or the server can't be had back.
+    fn does(
+        &mut self,
+        script: &Script,
+        key: (Kind, Option<u16>),
+        deadline: Instant,
+    ) -> Option<bool> {
+        if Instant::now() >= deadline || self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut stats = Stats::default();
+        let mut found = match key.0 {
+            Kind::DescriptorLeak | Kind::MappingLeak => self.leaks(script),
+            _ => self.quiet(script, &mut stats),
+        };
+        // One that is slow to die must not be taken for the work of the next script.
+        if key.0 == Kind::Dead && found.is_empty() && stats.closes > 0 && self.has_ended(DYING) {
+            found.push(Finding::new(Kind::Dead, None, "the server's process is no more"));
+        }
+        let lost = found.iter().any(Finding::is_fatal);
+        let does = found.iter().any(|finding| finding.key() == key);
+        if lost && !self.revive() {
+            return if does { Some(true) } else { None };
+        }
+        Some(does)
+    }
+
+    /// Ends the run.
+    pub(crate) fn report(mut self, ended: Ended) -> Report {
+        let took = self.began.elapsed();
+        if ended != Ended::ServerLost {
+            let last = self.process.as_ref().ok().and_then(Watch::usage_with_client);
+            self.last = last.or(self.last);
+        }
+        if let Some(program) = &mut self.target.program {
+            program.stop();
+        }
+        Report {
+            stats: self.stats,
+            found: self.found,
+            process: self.process,
+            usage: self.first.zip(self.last),
+            took,
+            ended,
+        }
+    }
+}
+
+/// A connection in which nothing is wrong.
+fn good_connection() -> Connection {
+    let steps = vec![Step::Send(Box::new(version(JSON))), Step::Wait];
+    Connection { steps, ..Connection::default() }
+}
+
+fn joined(scripts: &VecDeque<Script>) -> Script {
+    Script { connections: scripts.iter().flat_map(|script| script.connections.clone()).collect() }
+}
