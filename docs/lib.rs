@@ -35,7 +35,7 @@ mod chapters {
         Testing "testing.md"
         Fuzzing "fuzzing.md"
         Embedding "embedding.md"
-        Speed "speed.md"
+        Performance "performance.md"
         Peers "peers.md"
         Security "security.md"
         Limits "limits.md"

@@ -43,6 +43,7 @@ pub fn all() -> Vec<Operation> {
         op("client-read4", "a register read, the client", 1_000, client_read),
         op("server-map-unmap", "DMA_MAP and DMA_UNMAP of a page, the server", 500, map_unmap),
         op("direct-read-4B", "DMA of 4 bytes through shared memory", 20_000, direct_read),
+        op("guarded-read-4B", "the same, of a file that may be cut off", 20_000, guarded_read),
         op("lease-1000", "a lease of a page, one of 1,000", 20_000, lease),
         op("interrupt", "an interrupt (MSI-X)", 20_000, interrupt),
         op("idle-process", "Server::process with nothing to do", 2_000, idle),
@@ -85,8 +86,16 @@ fn map_unmap() -> anyhow::Result<Step> {
 }
 
 fn direct_read() -> anyhow::Result<Step> {
+    read(InProcess::share)
+}
+
+fn guarded_read() -> anyhow::Result<Step> {
+    read(InProcess::share_unsealed)
+}
+
+fn read(share: fn(&InProcess, u64) -> anyhow::Result<SharedRam>) -> anyhow::Result<Step> {
     let ends = InProcess::start()?;
-    let ram = ends.share(PAGE)?;
+    let ram = share(&ends, PAGE)?;
     let dma = ends.dma();
     Ok(Box::new(move || {
         let _alive = (&ends, &ram);

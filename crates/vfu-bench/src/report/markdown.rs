@@ -37,8 +37,9 @@ fn row(line: &Line) -> String {
         Some(note) => format!("| {} (`{}`): {note} |", line.about, line.name),
         None => what,
     };
-    let [limit, ours] = [measured.limit.p50_ns, measured.ours.p50_ns].map(time);
-    let p99 = time(measured.ours.p99_ns);
+    let (limit, ours) = (&measured.limit, &measured.ours);
+    let times = [limit.p50_ns, ours.p50_ns, ours.p99_ns].map(|ns| time(ns).replace("us", "µs"));
+    let [limit, ours, p99] = times;
     let aim = line.target.map_or(String::new(), |aim| format!("{aim:.2}"));
     format!("{what} {limit} | {ours} | {p99} | {:.2} | {aim} |\n", measured.ratio.median)
 }

@@ -72,7 +72,8 @@ fn markdown_has_a_table_for_each_group_that_was_measured() {
     assert_eq!(rows.len(), 4, "{text}");
     let bars = |line: &&str| line.matches('|').count();
     assert!(rows.iter().all(|line| bars(line) == 7), "{text}");
-    for part in ["1.00 us | 1.05 us | 2.10 us | 1.05 | 1.10 |", "not measured: no CPU", "x < y"] {
+    for part in ["1.00 µs | 1.05 µs | 2.10 µs | 1.05 | 1.10 |", "not measured: no CPU", "x < y"]
+    {
         assert!(text.contains(part), "{part} in {text}");
     }
 }

@@ -41,8 +41,16 @@ impl InProcess {
 
     /// Shares memory, as one mapping.
     pub(crate) fn share(&self, size: u64) -> Result<SharedRam> {
-        let ram = ram(size)?;
-        self.client().dma_map(RAM, size, READ_WRITE, Memory::File(ram.as_fd(), 0))?;
+        self.map(ram(size)?)
+    }
+
+    /// Shares memory that may become shorter.
+    pub(crate) fn share_unsealed(&self, size: u64) -> Result<SharedRam> {
+        self.map(SharedRam::new(RAM, size)?)
+    }
+
+    fn map(&self, ram: SharedRam) -> Result<SharedRam> {
+        self.client().dma_map(RAM, ram.size(), READ_WRITE, Memory::File(ram.as_fd(), 0))?;
         Ok(ram)
     }
 
