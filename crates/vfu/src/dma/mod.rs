@@ -2,6 +2,7 @@
 
 mod copy;
 pub(crate) mod dirty;
+mod entry;
 mod file;
 mod future;
 mod guard;
