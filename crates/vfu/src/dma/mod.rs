@@ -3,6 +3,7 @@
 mod addresses;
 mod copy;
 pub(crate) mod dirty;
+mod entry;
 mod file;
 mod future;
 mod guard;
