@@ -2,6 +2,7 @@
 
 mod build;
 mod coverage;
+mod endurance;
 mod fuzz;
 mod install;
 mod layout;
@@ -30,6 +31,12 @@ enum Task {
     Install(install::Install),
     /// Remove what `install` with the same folders has put there
     Uninstall(install::Uninstall),
+    /// Let a server live through all that it is to live through: clients that come and go 100,000 times, that are
+    /// killed 10,000 times, that take all descriptors and all memory
+    ///
+    /// The tests of `crates/vfu/tests/endurance` with all their rounds, one after the other. A few
+    /// rounds are part of `cargo test`.
+    Endurance(endurance::Endurance),
     /// Look for input that breaks us: wire, engine, whole server, whole client and more
     ///
     /// Runs the targets of crates/vfu-fuzz-targets with libFuzzer, from the corpus in fuzz/corpus on. What
@@ -54,6 +61,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Install(install) => install.run().map(|()| ExitCode::SUCCESS),
         Task::Uninstall(uninstall) => uninstall.run().map(|()| ExitCode::SUCCESS),
+        Task::Endurance(endurance) => endurance.run().map(|()| ExitCode::SUCCESS),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Coverage(coverage) => coverage.run(),
         Task::Sanitize(sanitize) => sanitize.run(),

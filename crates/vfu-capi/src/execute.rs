@@ -87,6 +87,10 @@ impl Context {
                 Ok(())
             }
             Name::RegionWriteMulti => {
+                let session = self.session().ok_or(EINVAL)?;
+                if !session.may_write_multiple(self.station()) {
+                    return Err(EINVAL); // VERSION has not agreed on it
+                }
                 let writes = WriteMulti::parse(payload).map_err(raw)?;
                 // The first bad one ends it; the reply says how far it came.
                 let made = writes.iter().map_while(|write| {

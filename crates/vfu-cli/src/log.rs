@@ -1,6 +1,7 @@
-//! Logs, to standard error.
+//! Logs, to standard error. What can't be written there, since the disk is full for example, is lost:
+//! that is no reason to end.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write, stderr};
 
 use tracing_subscriber::EnvFilter;
 
@@ -15,7 +16,7 @@ pub(crate) fn start(verbose: u8) {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if !directives.is_empty() => {
             EnvFilter::try_new(&directives).unwrap_or_else(|error| {
-                eprintln!("vfu: RUST_LOG={directives} is ignored: {error}");
+                let _lost = writeln!(stderr(), "vfu: RUST_LOG={directives} is ignored: {error}");
                 EnvFilter::new(default)
             })
         }
@@ -23,9 +24,9 @@ pub(crate) fn start(verbose: u8) {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // It would say on standard error that that can't be written to, and panic.
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        // It would say so with `eprintln!`, which panics if that can't be written, either.
         .log_internal_errors(false)
         .init();
 }

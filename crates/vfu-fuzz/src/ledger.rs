@@ -179,8 +179,10 @@ impl Ledger {
         let (id, command, name) = (header.id, header.command, layout::name(header.command));
         let found = |kind, text: String| Err(Finding::new(kind, Some(command), text));
         let is_it = |owed: &Owed| (owed.header.id, owed.header.command) == (id, command);
-        let Some(owed) = self.owed.iter().position(is_it).and_then(|at| self.owed.remove(at))
-        else {
+        // What may stay without an answer does not take that of what must have one.
+        let must = self.owed.iter().position(|owed| owed.must && is_it(owed));
+        let at = must.or_else(|| self.owed.iter().position(is_it));
+        let Some(owed) = at.and_then(|at| self.owed.remove(at)) else {
             if self.silent.contains(&(id, command)) {
                 return found(Kind::AnsweredNoReply, format!("a reply to {name} with NO_REPLY"));
             }
@@ -325,6 +327,18 @@ mod tests {
             Kind::AnsweredNoReply
         );
         assert!(!ledger.has_reason(), "none of it was a reason to close");
+    }
+
+    #[test]
+    fn what_need_not_be_answered_takes_no_answer_from_what_must() {
+        let mut ledger = begun();
+        let reset = Message::new(Command::DeviceReset, 4, &[]);
+        ledger.sent(&Message { flags: 9, ..reset.clone() }.bytes());
+        ledger.sent(&reset.bytes());
+        ledger.received(&reply(Command::DeviceReset, 4, 0)).unwrap();
+        assert_eq!(ledger.unanswered(), None);
+        ledger.received(&reply(Command::DeviceReset, 4, 0)).unwrap();
+        assert_eq!(kind(ledger.received(&reply(Command::DeviceReset, 4, 0))), Kind::Unasked);
     }
 
     #[test]

@@ -90,6 +90,7 @@ fn a_timeout_stands() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "slow: it goes through all ids")]
 fn a_zombie_keeps_its_id() {
     let limits = Limits { outstanding: 1 << 20, ..Limits::default() };
     let mut session = Engine::new(Role::Server, limits);

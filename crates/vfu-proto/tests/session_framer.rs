@@ -140,6 +140,7 @@ fn broken_headers_end_the_stream() {
             FrameError::TooSmall(_) => assert!(size < 16),
             FrameError::TooLarge { limit, .. } => assert!(limit == 4096 && size > 4096),
             FrameError::BadType(_) => assert!(flags > 1),
+            FrameError::NoMemory(_) => panic!("{error}"),
         }
         assert_eq!(error.wants_reply(), flags == 0);
     }

@@ -19,6 +19,7 @@ use dirty::{Grid, Log, Pages, Picture};
 #[path = "../src/dma/dirty/mod.rs"]
 mod dirty;
 
+#[allow(dead_code, unused_imports)] // as above
 #[path = "../src/sync/barrier.rs"]
 mod barrier;
 

@@ -2,20 +2,24 @@
 //!
 //! They are the standard library's. Under `--cfg loom` and `--cfg shuttle` they are those of a
 //! model checker, which runs the same code in many orders; CONTRIBUTING.md says how. What never
-//! makes a thread wait, `Arc` and `OnceLock`, is the standard library's always.
+//! makes a thread wait, `Arc` and `OnceLock`, is the standard library's always; except where the last to let
+//! go of an `Arc` does something, which is a [`Counted`].
 
 pub(crate) mod barrier;
+mod cell;
 #[cfg(shuttle)]
 pub(crate) mod clock;
 #[cfg(shuttle)]
 mod condvar;
 pub(crate) mod kernel;
-mod number;
+mod left_right;
+mod readers;
 #[cfg(shuttle)]
 mod thread;
 
 #[cfg(not(any(loom, shuttle)))]
 mod chosen {
+    pub(crate) use std::sync::Arc as Counted;
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
     pub(crate) use std::thread::{Builder as ThreadBuilder, yield_now};
     pub(crate) use std::thread_local;
@@ -24,6 +28,7 @@ mod chosen {
 
 #[cfg(loom)]
 mod chosen {
+    pub(crate) use loom::sync::Arc as Counted;
     pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
     pub(crate) use loom::thread::{Builder as ThreadBuilder, yield_now};
     pub(crate) use std::thread_local;
@@ -35,10 +40,11 @@ mod chosen {
     pub(crate) use super::clock::Instant;
     pub(crate) use super::condvar::Condvar;
     pub(crate) use super::thread::ThreadBuilder;
+    pub(crate) use shuttle::sync::Arc as Counted;
     pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock, atomic};
     pub(crate) use shuttle::thread::yield_now;
     pub(crate) use shuttle::thread_local;
 }
 
 pub(crate) use chosen::*;
-pub(crate) use number::thread_number;
+pub(crate) use left_right::LeftRight;

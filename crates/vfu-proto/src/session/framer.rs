@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::wire::{HEADER_SIZE, Header, Kind};
+use crate::wire::{Errno, HEADER_SIZE, Header, Kind};
 
 use super::Message;
 
@@ -38,13 +38,16 @@ pub enum FrameError {
     /// Neither a command nor a reply.
     #[error("message {0:?} is neither a command nor a reply")]
     BadType(Header),
+    /// The system has no memory for it.
+    #[error("there is no memory for message {0:?}")]
+    NoMemory(Header),
 }
 
 impl FrameError {
     /// The header that broke the stream.
     pub fn header(&self) -> &Header {
         match self {
-            FrameError::TooSmall(h) | FrameError::BadType(h) => h,
+            FrameError::TooSmall(h) | FrameError::BadType(h) | FrameError::NoMemory(h) => h,
             FrameError::TooLarge { header, .. } => header,
         }
     }
@@ -111,6 +114,7 @@ impl<F> Framer<F> {
     pub fn space(&mut self) -> &mut [u8] {
         if let Some(Large { message, filled }) = &mut self.large {
             let (size, bytes) = (message.len(), message.buffer());
+            // `pop` has made room already, if it was asked: it can say that there is none.
             if *filled == bytes.len() {
                 let grown = bytes.len().saturating_mul(2).max(LARGE_STEP).min(size);
                 bytes.resize(grown, 0);
@@ -170,7 +174,7 @@ impl<F> Framer<F> {
     /// # Errors
     /// The stream is broken; every later call says so again.
     pub fn pop(&mut self) -> Result<Option<Message<F>>, FrameError> {
-        let whole = if self.large.is_some() { self.take_large() } else { self.take_small()? };
+        let whole = if self.large.is_some() { self.take_large()? } else { self.take_small()? };
         let Some(mut message) = whole else { return Ok(None) };
         self.position += message.len() as u64;
         if !self.batches.is_empty() {
@@ -193,7 +197,11 @@ impl<F> Framer<F> {
     /// Leaves out the message that [`pop`](Self::pop) refused, as long as it claims to be, at least
     /// its header. What of it has not come yet is dropped when it comes; nobody waits for that.
     pub fn skip_refused(&mut self) {
-        if let Some(header) = self.peek_header().filter(|_| self.large.is_none()) {
+        if let Some(large) = self.large.take() {
+            self.position += large.filled as u64;
+            self.skip = large.message.len() - large.filled;
+            self.take_fds(&mut Vec::new());
+        } else if let Some(header) = self.peek_header() {
             self.skip = HEADER_SIZE.max(header.size as usize);
             self.skip_here();
             self.take_fds(&mut Vec::new());
@@ -252,7 +260,7 @@ impl<F> Framer<F> {
             return Err(FrameError::BadType(header));
         }
         if size > self.buffer.len() {
-            self.begin_large(header, size);
+            self.begin_large(header, size)?;
             return Ok(None);
         }
         let Some(bytes) = self.buffer[self.start..self.end].get(..size) else { return Ok(None) };
@@ -265,22 +273,30 @@ impl<F> Framer<F> {
     }
 
     /// Moves what is there of a large message to a buffer of its own, where the rest will go.
-    fn begin_large(&mut self, header: Header, size: usize) {
+    fn begin_large(&mut self, header: Header, size: usize) -> Result<(), FrameError> {
         let here = &self.buffer[self.start..self.end];
         let mut message = Message::reuse(self.spare_large.take(), header, size);
         let (bytes, filled) = (message.buffer(), here.len());
         let room = filled.max(LARGE_STEP.min(size));
-        if bytes.len() < room {
-            bytes.resize(room, 0);
-        }
+        grow(bytes, room, header)?;
         bytes[..filled].copy_from_slice(here);
         (self.start, self.end) = (0, 0);
         self.large = Some(Large { message, filled });
+        Ok(())
     }
 
-    /// The large message, if it is whole.
-    fn take_large(&mut self) -> Option<Message<F>> {
-        self.large.take_if(|large| large.filled >= large.message.len()).map(|large| large.message)
+    /// The large message, if it is whole; else there is room for more of it.
+    fn take_large(&mut self) -> Result<Option<Message<F>>, FrameError> {
+        if let Some(Large { message, filled }) = &mut self.large {
+            let (size, header) = (message.len(), *message.header());
+            let bytes = message.buffer();
+            if *filled < size && *filled == bytes.len() {
+                let grown = bytes.len().saturating_mul(2).max(LARGE_STEP).min(size);
+                grow(bytes, grown, header)?;
+            }
+        }
+        let whole = self.large.take_if(|large| large.filled >= large.message.len());
+        Ok(whole.map(|large| large.message))
     }
 
     /// The descriptors of the message that just ended at `self.position`.
@@ -295,7 +311,23 @@ impl<F> Framer<F> {
     }
 }
 
+/// Makes a buffer so long, if it is shorter, for the message with this header.
+fn grow(bytes: &mut Vec<u8>, len: usize, header: Header) -> Result<(), FrameError> {
+    let more = len.saturating_sub(bytes.len());
+    bytes.try_reserve_exact(more).map_err(|_| FrameError::NoMemory(header))?;
+    bytes.resize(bytes.len() + more, 0);
+    Ok(())
+}
+
 impl FrameError {
+    /// What an error reply says.
+    pub fn errno(&self) -> Errno {
+        match self {
+            FrameError::NoMemory(_) => Errno::ENOMEM,
+            _ => Errno::EINVAL,
+        }
+    }
+
     /// Whether an error reply makes sense before the session ends: only to a command that wants one.
     pub fn wants_reply(&self) -> bool {
         let header = self.header();

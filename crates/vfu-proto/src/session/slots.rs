@@ -96,6 +96,7 @@ mod tests {
     proptest! {
         /// As a map from ids to entries; and an id comes again only after all others.
         #[test]
+        #[cfg_attr(miri, ignore = "slow: very many steps")]
         fn it_is_a_map(steps in prop::collection::vec((any::<bool>(), 0usize..40), 1..400)) {
             let (mut slots, mut map, mut last) = (Slots::new(), HashMap::new(), 0);
             for (number, (add, pick)) in steps.into_iter().enumerate() {

@@ -53,6 +53,7 @@ fn execute(
             let count = count.ok_or(Errno::E2BIG)?;
             DmaReadReply::emit_head(address, count as u64, out);
             let start = out.len();
+            out.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
             out.resize(start + count, 0);
             maps.read(address, &mut out[start..])
         }

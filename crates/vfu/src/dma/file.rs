@@ -10,6 +10,7 @@ use rustix::io::{Errno as SysErrno, pread, pwrite};
 use tracing::warn;
 
 use super::MemoryPolicy;
+use super::addresses::Addresses;
 use super::mapping::{Mapping, Wanted, Window, huge_page_size};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,8 @@ const FEW: usize = 16;
 pub(crate) struct Files {
     policy: MemoryPolicy,
     known: Mutex<Known>,
+    /// What all of them together may take to be mapped.
+    pub(crate) addresses: Arc<Addresses>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +63,7 @@ pub(crate) struct Open {
     length: AtomicU64,
     /// The largest part of it that is mapped.
     largest: Mutex<Weak<Window>>,
+    addresses: Arc<Addresses>,
 }
 
 /// A file of the peer, and the piece of it that a region is.
@@ -71,7 +75,7 @@ pub(crate) struct File {
 
 impl Files {
     pub(crate) fn new(policy: MemoryPolicy) -> Files {
-        Files { policy, known: Mutex::default() }
+        Files { policy, known: Mutex::default(), addresses: Arc::default() }
     }
 
     pub(super) fn policy(&self) -> MemoryPolicy {
@@ -89,7 +93,8 @@ impl Files {
         writable: bool,
     ) -> Result<Arc<Open>, SysErrno> {
         admit(&fd, self.policy)?;
-        let new = |fd| Open::new(fd, readable, writable, self.policy).map(Arc::new);
+        let new =
+            |fd| Open::new(fd, readable, writable, self.policy, &self.addresses).map(Arc::new);
         let stat = fstat(&fd)?;
         if !is_regular(&stat) {
             // Devices of one name need not be one thing.
@@ -119,6 +124,7 @@ impl Open {
         readable: bool,
         writable: bool,
         policy: MemoryPolicy,
+        addresses: &Arc<Addresses>,
     ) -> Result<Open, SysErrno> {
         // The seal first: the peer might cut the file off and seal it between the two looks. It does not
         // keep huge pages from being taken out of the middle, and none being left.
@@ -128,7 +134,8 @@ impl Open {
         let stat = fstat(&fd)?;
         let (regular, length) = (is_regular(&stat), AtomicU64::new(length(&stat)));
         let (identity, largest) = (identity(&stat), Mutex::new(Weak::new()));
-        Ok(Open { fd, identity, wanted, regular, sealed, length, largest })
+        let addresses = addresses.clone();
+        Ok(Open { fd, identity, wanted, regular, sealed, length, largest, addresses })
     }
 
     /// Checks that it may be read and written as is wanted; `mmap` does that itself.
@@ -164,11 +171,12 @@ impl Open {
         let (fd, whole) = (self.fd.as_fd(), self.length.load(Ordering::Relaxed));
         let end = offset.checked_add(len).ok_or(SysErrno::INVAL)?;
         if end <= whole && whole <= WHOLE {
-            if let Some(window) = Window::of_all(fd, whole, self.wanted) {
+            let window = Window::of_all(fd, whole, self.wanted);
+            if let Some(window) = window.and_then(|window| window.count(&self.addresses).ok()) {
                 return Ok(window);
             }
         }
-        Window::new(fd, offset, len, self.wanted)
+        Window::new(fd, offset, len, self.wanted)?.count(&self.addresses)
     }
 }
 
@@ -181,7 +189,7 @@ impl File {
         policy: MemoryPolicy,
     ) -> Result<File, SysErrno> {
         admit(&fd, policy)?;
-        Ok(File::of(Arc::new(Open::new(fd, true, writable, policy)?), offset))
+        Ok(File::of(Arc::new(Open::new(fd, true, writable, policy, &Arc::default())?), offset))
     }
 
     /// The piece of it from `at` on.

@@ -1,8 +1,7 @@
 //! Regions in the order of their addresses, quick to search and to change.
 
-use std::sync::Arc;
-
-use super::Region;
+use super::entry::Entry;
+use crate::sync::Counted;
 
 /// The most entries of a chunk.
 const FULL: usize = if cfg!(test) { 4 } else { 256 };
@@ -22,7 +21,7 @@ pub(super) struct Index {
 struct Chunk {
     /// The first address of each region.
     firsts: Vec<u64>,
-    regions: Vec<Arc<Region>>,
+    entries: Vec<Counted<Entry>>,
 }
 
 /// The index of the last of `firsts` that is not behind `address`.
@@ -38,14 +37,14 @@ impl Index {
 
     /// The last region that does not begin behind `address`.
     #[inline]
-    pub(super) fn floor(&self, address: u64) -> Option<&Arc<Region>> {
+    pub(super) fn floor(&self, address: u64) -> Option<&Counted<Entry>> {
         let chunk = self.chunks.get(floor(&self.firsts, address)?)?;
-        chunk.regions.get(floor(&chunk.firsts, address)?)
+        chunk.entries.get(floor(&chunk.firsts, address)?)
     }
 
     /// Enters a region, which overlaps no other.
-    pub(super) fn insert(&mut self, region: Arc<Region>) {
-        let address = region.address;
+    pub(super) fn insert(&mut self, entry: Counted<Entry>) {
+        let address = entry.address;
         if self.chunks.is_empty() {
             self.firsts.push(address);
             self.chunks.push(Chunk::default());
@@ -66,18 +65,18 @@ impl Index {
         }
         let chunk = &mut self.chunks[at];
         chunk.firsts.insert(behind, address);
-        chunk.regions.insert(behind, region);
+        chunk.entries.insert(behind, entry);
         self.firsts[at] = chunk.firsts[0];
         self.len += 1;
     }
 
     /// Takes out the region that begins at `address`.
-    pub(super) fn remove(&mut self, address: u64) -> Option<Arc<Region>> {
+    pub(super) fn remove(&mut self, address: u64) -> Option<Counted<Entry>> {
         let at = floor(&self.firsts, address)?;
         let chunk = &mut self.chunks[at];
         let here = chunk.firsts.binary_search(&address).ok()?;
         chunk.firsts.remove(here);
-        let region = chunk.regions.remove(here);
+        let entry = chunk.entries.remove(here);
         match chunk.firsts.first() {
             Some(first) => self.firsts[at] = *first,
             None => {
@@ -86,23 +85,23 @@ impl Index {
             }
         }
         self.len -= 1;
-        Some(region)
+        Some(entry)
     }
 
     /// The regions from the one that `address` lies in, or the next, on.
-    pub(super) fn from(&self, address: u64) -> impl Iterator<Item = &Arc<Region>> {
+    pub(super) fn from(&self, address: u64) -> impl Iterator<Item = &Counted<Entry>> {
         let first = floor(&self.firsts, address).unwrap_or(0);
-        let regions = self.chunks.iter().skip(first).flat_map(|chunk| &chunk.regions);
-        regions.skip_while(move |region| region.last() < address)
+        let entries = self.chunks.iter().skip(first).flat_map(|chunk| &chunk.entries);
+        entries.skip_while(move |entry| entry.last() < address)
     }
 }
 
 impl Chunk {
     fn split_off(&mut self, at: usize) -> Chunk {
         let mut upper =
-            Chunk { firsts: Vec::with_capacity(FULL), regions: Vec::with_capacity(FULL) };
+            Chunk { firsts: Vec::with_capacity(FULL), entries: Vec::with_capacity(FULL) };
         upper.firsts.extend(self.firsts.drain(at..));
-        upper.regions.extend(self.regions.drain(at..));
+        upper.entries.extend(self.entries.drain(at..));
         upper
     }
 }

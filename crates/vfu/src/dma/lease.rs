@@ -1,7 +1,7 @@
 //! Direct memory, held on to.
 
 use super::table::Lease as Held;
-use super::{Backing, Direction, Dma, DmaError, file_error};
+use super::{Direction, Dma, DmaError, file_error};
 
 /// A piece of the peer's memory that the device may touch as long as it holds this.
 ///
@@ -31,8 +31,7 @@ impl Dma {
         let held = allowed.and_then(|_| self.shared.table.lease(address, direction));
         let held = held.map_err(|e| self.shared.explain(e))?;
         let offset = address - held.address;
-        let direct = matches!(held.backing, Backing::Mapped(..));
-        if !direct || len > held.size - offset {
+        if !held.mapped || len > held.size - offset {
             return Err(DmaError::NotDirect { address });
         }
         Ok(Lease { held, offset, len })
@@ -57,7 +56,7 @@ impl Lease {
 
     /// Whether the peer has taken the mapping back and waits for this lease to end.
     pub fn is_ending(&self) -> bool {
-        self.held.is_retired()
+        self.held.region.is_retired()
     }
 
     /// Copies from `at` bytes behind the start.
@@ -66,7 +65,7 @@ impl Lease {
     /// Beyond the end, not readable, or past the end of the peer's file.
     pub fn read(&self, at: u64, to: &mut [u8]) -> Result<(), DmaError> {
         let offset = self.check(at, to.len(), Direction::Read)?;
-        self.held.read_direct(offset, to).map_err(|e| file_error(self.address() + at, e))
+        self.held.region.read_direct(offset, to).map_err(|e| file_error(self.address() + at, e))
     }
 
     /// Copies to `at` bytes behind the start.
@@ -75,7 +74,7 @@ impl Lease {
     /// As [`read`](Self::read), for writing.
     pub fn write(&self, at: u64, from: &[u8]) -> Result<(), DmaError> {
         let offset = self.check(at, from.len(), Direction::Write)?;
-        self.held.write_direct(offset, from).map_err(|e| file_error(self.address() + at, e))
+        self.held.region.write_direct(offset, from).map_err(|e| file_error(self.address() + at, e))
     }
 
     /// Where in the mapping the bytes are, if they are in the lease and may be moved.

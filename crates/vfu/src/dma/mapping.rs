@@ -8,9 +8,9 @@ use std::sync::Arc;
 use rustix::fs::{FsWord, fstatfs};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-
 use tracing::warn;
 
+use super::addresses::{Addresses, Taken};
 use super::copy;
 use super::guard::{Guard, Slot};
 
@@ -152,6 +152,8 @@ pub(super) struct Window {
     offset: u64,
     /// The size of its pages.
     page: usize,
+    /// What it counts for; held until it is gone.
+    taken: Option<Taken>,
 }
 
 // SAFETY: the pointer is to a mapping that lives as long as `self`; see `Mapping` for who uses it.
@@ -204,7 +206,13 @@ impl Window {
         let page = page as usize;
         let guard =
             if wanted.guarded { Guard::new(base.as_ptr() as usize, mapped, page) } else { None };
-        Ok(Window { guard, base, mapped, offset, page })
+        Ok(Window { guard, base, mapped, offset, page, taken: None })
+    }
+
+    /// Counts it as a part of what may be taken; it is gone if there is not so much left.
+    pub(super) fn count(mut self, addresses: &Arc<Addresses>) -> Result<Window, Errno> {
+        self.taken = Some(addresses.take(self.mapped as u64)?);
+        Ok(self)
     }
 
     /// Whether the file has lost pages under it.

@@ -1,7 +1,9 @@
 //! The peer's memory, as the device reaches it.
 
+mod addresses;
 mod copy;
 pub(crate) mod dirty;
+mod entry;
 mod file;
 mod future;
 mod guard;

@@ -7,12 +7,11 @@ use std::task::Waker;
 use rustix::io::Errno as SysErrno;
 use vfu_proto::wire::{AccessMode, DmaMap, DmaMapFlags, Errno};
 
-use super::Direction;
 use super::dirty::Pages;
 use super::file::{File, Files};
 use super::mapping::Mapping;
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A range of addresses that the peer has announced.
 #[derive(Debug)]
@@ -31,12 +30,18 @@ pub(crate) struct Region {
     pub(crate) serial: u64,
     /// What of it was written.
     dirty: Pages,
-    /// Leases out.
-    pub(super) users: AtomicUsize,
     /// No longer in the table.
-    pub(super) retired: AtomicBool,
-    /// Woken when the region is retired and its last lease has gone.
-    unused: Mutex<Option<Waker>>,
+    retired: AtomicBool,
+    usage: Mutex<Usage>,
+}
+
+/// Whether somebody may touch a region.
+#[derive(Debug)]
+enum Usage {
+    /// It is in the table, or leased. Who waits for the end of that is woken.
+    Used(Option<Waker>),
+    /// It will never be again.
+    Unused,
 }
 
 /// How a region is reached.
@@ -59,7 +64,10 @@ impl Region {
         let mode = files.policy().mode(map.access_mode(fd.is_some())?);
         let readable = map.flags.contains(DmaMapFlags::READ);
         let writable = map.flags.contains(DmaMapFlags::WRITE);
-        let system = |e: SysErrno| Errno::from_raw(e.raw_os_error());
+        let system = |e: SysErrno| match e {
+            SysErrno::OVERFLOW => Errno::EINVAL, // no file reaches so far
+            e => Errno::from_raw(e.raw_os_error()),
+        };
         let backing = match (mode, fd) {
             (AccessMode::Mmap, Some(fd)) => {
                 let open = files.open(fd, readable, writable).map_err(system)?;
@@ -81,9 +89,8 @@ impl Region {
             backing,
             serial: 0,
             dirty: Pages::new(map.address, map.size),
-            users: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
-            unused: Mutex::new(None),
+            usage: Mutex::new(Usage::Used(None)),
         })
     }
 
@@ -96,32 +103,25 @@ impl Region {
         self.retired.load(Ordering::SeqCst)
     }
 
-    /// A lease has ended.
-    pub(super) fn release(&self) {
-        if self.users.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_retired() {
-            let waker = self.unused.lock().unwrap_or_else(PoisonError::into_inner).take();
-            waker.into_iter().for_each(Waker::wake);
+    /// It is not in the table, and the last lease has ended.
+    pub(super) fn set_unused(&self) {
+        let usage = std::mem::replace(&mut *self.usage(), Usage::Unused);
+        if let Usage::Used(Some(waker)) = usage {
+            waker.wake();
         }
     }
 
     /// Whether nobody holds the retired region; if somebody does, `waker` is woken when that ends.
     pub(crate) fn is_unused_or_wakes(&self, waker: &Waker) -> bool {
-        let mut slot = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
-        // First the waker, then the look: who releases does it the other way round.
-        *slot = Some(waker.clone());
-        // A read that writes: either it sees the last release, or that sees what was before it.
-        let unused = self.users.fetch_add(0, Ordering::SeqCst) == 0;
-        if unused {
-            *slot = None;
+        let mut usage = self.usage();
+        if let Usage::Used(slot) = &mut *usage {
+            *slot = Some(waker.clone());
         }
-        unused
+        matches!(*usage, Usage::Unused)
     }
 
-    pub(super) fn allows(&self, direction: Direction) -> bool {
-        match direction {
-            Direction::Read => self.readable,
-            Direction::Write => self.writable,
-        }
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last address. `size` is never 0.

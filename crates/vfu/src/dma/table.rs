@@ -1,38 +1,34 @@
 //! Who backs which address.
 
-use std::ops::Deref;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use vfu_proto::wire::Errno;
 
+use super::entry::Entry;
 use super::file::Files;
 use super::index::Index;
 use super::{Direction, DmaError, MemoryPolicy, Region};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Mutex, MutexGuard, RwLock, thread_number};
-
-/// Copies of the index. Threads that look something up at the same time use different ones, so that
-/// they do not pass the line of a lock from one processor to the other.
-const COPIES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 4 };
+use crate::sync::{Counted, LeftRight};
 
 /// The mappings of the peer. They never overlap.
 ///
-/// A change is made in one copy after the other: who looks up waits for one entry to be moved at most.
-#[derive(Debug, Default)]
+/// Who looks something up never waits for who enters a mapping or takes one out.
+#[derive(Debug)]
 pub(crate) struct Table {
     /// What the mappings are pieces of.
     pub(crate) files: Files,
-    copies: [Copy; COPIES],
-    /// Held by who changes the copies: they are the same when it is free.
-    changing: Mutex<()>,
+    index: LeftRight<Index>,
     /// Entries so far.
     entered: AtomicU64,
 }
 
-/// One copy, on lines of its own.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Copy(RwLock<Index>);
+impl Default for Table {
+    fn default() -> Self {
+        let index = LeftRight::new(Index::default(), Index::default());
+        Table { files: Files::default(), index, entered: AtomicU64::new(0) }
+    }
+}
 
 /// What became of an entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,11 +49,11 @@ impl Table {
     /// # Errors
     /// `EEXIST` if it overlaps another, `EINVAL` if there are `limit` already.
     pub(crate) fn insert(&self, mut region: Region, limit: usize) -> Result<Inserted, Errno> {
-        let _changing = self.change();
-        let len = self.read(|index| {
+        let mut change = self.index.change();
+        let len = change.look(|index| {
             let before = index.floor(region.last());
             if let Some(other) = before.filter(|other| other.last() >= region.address) {
-                return if other.is_same(&region) { Ok(None) } else { Err(Errno::EEXIST) };
+                return if other.region.is_same(&region) { Ok(None) } else { Err(Errno::EEXIST) };
             }
             Ok(Some(index.len()))
         })?;
@@ -66,8 +62,8 @@ impl Table {
             return Err(Errno::EINVAL);
         }
         region.serial = self.entered.fetch_add(1, Ordering::Relaxed) + 1;
-        let region = Arc::new(region);
-        self.write_each(|index| index.insert(region.clone()));
+        let entry = Counted::new(Entry::new(Arc::new(region)));
+        change.make(|index| index.insert(entry.clone()));
         Ok(Inserted::New)
     }
 
@@ -79,63 +75,48 @@ impl Table {
     /// `ENOENT` if they are a part of a mapping, or more than one.
     pub(crate) fn remove(&self, address: u64, size: u64) -> Result<Option<Arc<Region>>, Errno> {
         let last = size.checked_sub(1).and_then(|s| address.checked_add(s)).ok_or(Errno::EINVAL)?;
-        let _changing = self.change();
-        let other = self.read(|index| index.floor(last).cloned());
-        let Some(other) = other.filter(|other| other.last() >= address) else { return Ok(None) };
+        let mut change = self.index.change();
+        let other = change.look(|index| {
+            let other = index.floor(last).filter(|other| other.last() >= address);
+            other.map(|other| other.region.clone())
+        });
+        let Some(other) = other else { return Ok(None) };
         if (other.address, other.last()) != (address, last) {
             return Err(Errno::ENOENT);
         }
-        self.write_each(|index| drop(index.remove(address)));
+        change.make(|index| drop(index.remove(address)));
         other.retire();
         Ok(Some(other))
     }
 
     /// Shows the mapping that `address` lies in. Who enters or takes out a mapping waits meanwhile.
     pub(crate) fn look<T>(&self, address: u64, f: impl FnOnce(&Arc<Region>) -> T) -> Option<T> {
-        self.read(|index| {
-            let region = index.floor(address)?;
-            (region.last() >= address).then(|| f(region))
+        self.index.read(|index| {
+            let entry = index.floor(address)?;
+            (address - entry.address < entry.size).then(|| f(&entry.region))
         })
     }
 
     /// All mappings, in the order of their addresses.
     pub(crate) fn all(&self) -> Vec<Arc<Region>> {
-        self.read(|index| index.from(0).cloned().collect())
+        self.index.read(all)
     }
 
     /// Takes all mappings out.
     pub(crate) fn remove_all(&self) -> Vec<Arc<Region>> {
-        let _changing = self.change();
-        let all = self.all();
-        self.write_each(|index| *index = Index::default());
+        let mut change = self.index.change();
+        let all = change.look(all);
+        change.make(|index| *index = Index::default());
         all.iter().for_each(|region| region.retire());
         all
     }
 
     /// The mappings that have bytes of `first..=last`, in the order of their addresses.
     pub(crate) fn overlapping(&self, first: u64, last: u64) -> Vec<Arc<Region>> {
-        self.read(|index| {
-            let regions = index.from(first).take_while(|region| region.address <= last);
-            regions.cloned().collect()
+        self.index.read(|index| {
+            let entries = index.from(first).take_while(|entry| entry.address <= last);
+            entries.map(|entry| entry.region.clone()).collect()
         })
-    }
-
-    fn change(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Looks something up in this thread's copy.
-    #[inline]
-    fn read<T>(&self, f: impl FnOnce(&Index) -> T) -> T {
-        let copy = &self.copies[thread_number() % COPIES];
-        f(&copy.0.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Makes one change in every copy.
-    fn write_each(&self, mut f: impl FnMut(&mut Index)) {
-        for copy in &self.copies {
-            f(&mut copy.0.write().unwrap_or_else(PoisonError::into_inner));
-        }
     }
 
     /// Checks that `len` bytes from `address` may all be moved in this direction.
@@ -148,16 +129,16 @@ impl Table {
         len: usize,
         direction: Direction,
     ) -> Result<(), DmaError> {
-        self.read(|index| {
+        self.index.read(|index| {
             let (mut at, mut left) = (address, len as u64);
             while left > 0 {
-                let region = find(index, at, direction)?;
-                let here = region.last() - at;
+                let entry = find(index, at, direction)?;
+                let here = entry.last() - at;
                 if left - 1 <= here {
                     break;
                 }
                 left -= here + 1;
-                let next = region.last().checked_add(1);
+                let next = entry.last().checked_add(1);
                 at = next.ok_or(DmaError::NotMapped { address: u64::MAX })?;
             }
             Ok(())
@@ -168,50 +149,28 @@ impl Table {
     ///
     /// # Errors
     /// As [`check`](Self::check).
+    #[inline]
     pub(super) fn lease(&self, address: u64, direction: Direction) -> Result<Lease, DmaError> {
-        self.read(|index| {
-            let region = find(index, address, direction)?.clone();
-            // Under the lock: who takes the region out counts us, or we do not find it.
-            region.users.fetch_add(1, Ordering::SeqCst);
-            Ok(Lease { region })
-        })
-    }
-}
-
-/// The mapping that `address` lies in, if it allows the direction.
-#[inline]
-fn find(index: &Index, address: u64, direction: Direction) -> Result<&Arc<Region>, DmaError> {
-    let region = index.floor(address).filter(|region| region.last() >= address);
-    let region = region.ok_or(DmaError::NotMapped { address })?;
-    if region.allows(direction) {
-        Ok(region)
-    } else {
-        Err(DmaError::Permission { address, direction })
+        // Who takes the mapping out waits until we have counted ourselves.
+        self.index.read(|index| find(index, address, direction).cloned())
     }
 }
 
 /// The right to touch a region. While it lives the mapping does.
-#[derive(Debug)]
-pub(super) struct Lease {
-    region: Arc<Region>,
+pub(super) type Lease = Counted<Entry>;
+
+fn all(index: &Index) -> Vec<Arc<Region>> {
+    index.from(0).map(|entry| entry.region.clone()).collect()
 }
 
-impl Lease {
-    pub(super) fn region(&self) -> &Arc<Region> {
-        &self.region
-    }
-}
-
-impl Deref for Lease {
-    type Target = Region;
-
-    fn deref(&self) -> &Region {
-        &self.region
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.region.release();
+/// The mapping that `address` lies in, if it allows the direction.
+#[inline]
+fn find(index: &Index, address: u64, direction: Direction) -> Result<&Counted<Entry>, DmaError> {
+    let entry = index.floor(address).filter(|entry| address - entry.address < entry.size);
+    let entry = entry.ok_or(DmaError::NotMapped { address })?;
+    if entry.allows(direction) {
+        Ok(entry)
+    } else {
+        Err(DmaError::Permission { address, direction })
     }
 }

@@ -149,20 +149,20 @@ impl<'a> Transfer<'a> {
         let offset = at - lease.address;
         let left = usize::try_from(lease.size - offset).unwrap_or(usize::MAX);
         let end = self.buffer.len().min(self.done.saturating_add(left));
-        if self.how == How::Messages || matches!(lease.backing, Backing::Message) {
+        if self.how == How::Messages || matches!(lease.region.backing, Backing::Message) {
             if self.how == How::Memory {
                 return Err(DmaError::Busy);
             }
             let live = self.shared.live().ok_or(DmaError::NotConnected)?;
-            let (range, region) = (self.done..end, lease.region().clone());
+            let (range, region) = (self.done..end, lease.region.clone());
             let mut pipeline = Pipeline::new(self.shared, epoch, live, region, self.address, range);
             pipeline.one_by_one = self.one_by_one;
             self.messages = Some(pipeline);
             return Ok(true);
         }
         match &mut self.buffer {
-            Buffer::Read(to) => lease.read_direct(offset, &mut to[self.done..end]),
-            Buffer::Write(from) => lease.write_direct(offset, &from[self.done..end]),
+            Buffer::Read(to) => lease.region.read_direct(offset, &mut to[self.done..end]),
+            Buffer::Write(from) => lease.region.write_direct(offset, &from[self.done..end]),
         }
         .map_err(|e| file_error(at, e))?;
         self.done = end;

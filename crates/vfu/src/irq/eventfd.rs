@@ -1,16 +1,19 @@
 //! An event file descriptor of the client, written without ever blocking.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::{Errno as SysErrno, write};
 use vfu_proto::wire::Errno;
 
+use super::rescue::Counted;
 use crate::sync::kernel::act;
 
-/// Checked when it came; writing to it can't block, nor raise a signal.
+/// Checked when it came; writing to it raises no signal, and can't block: not for more than a moment, whatever
+/// the client does to it.
 #[derive(Debug)]
-pub(crate) struct EventFd(OwnedFd);
+pub(crate) struct EventFd(Arc<Counted>);
 
 impl EventFd {
     /// Takes a descriptor of the client, if it is an eventfd, and makes it non-blocking.
@@ -32,14 +35,14 @@ impl EventFd {
         if !flags.contains(OFlags::NONBLOCK) {
             fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(|_| Errno::EINVAL)?;
         }
-        Ok(EventFd(fd))
+        Ok(EventFd(Counted::new(fd)))
     }
 
     /// Adds one. A counter that is full has not been read yet: the client will see it anyway.
     pub(crate) fn signal(&self) -> Result<(), SysErrno> {
-        match act(|| write(&self.0, &1u64.to_ne_bytes())) {
-            Ok(_) | Err(SysErrno::AGAIN) => Ok(()),
-            Err(e) => Err(e),
+        match act(|| self.0.write(|fd| write(fd, &1u64.to_ne_bytes()))) {
+            Err(SysErrno::AGAIN) => Ok(()),
+            result => result,
         }
     }
 }

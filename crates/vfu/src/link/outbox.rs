@@ -64,8 +64,13 @@ impl Outbox {
         let (mut bytes, sent) = if draft.len() >= draft.capacity() / 2 && sent < draft.len() {
             (std::mem::take(draft), sent)
         } else {
-            (draft[sent.min(draft.len())..].to_vec(), 0)
+            let rest = &draft[sent.min(draft.len())..];
+            let mut bytes = Vec::new();
+            bytes.try_reserve_exact(rest.len() + data.len()).map_err(|_| Errno::NOMEM)?;
+            bytes.extend_from_slice(rest);
+            (bytes, 0)
         };
+        bytes.try_reserve(data.len()).map_err(|_| Errno::NOMEM)?;
         bytes.extend_from_slice(data);
         let fds = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 0));
         let fds = fds.collect::<Result<_, _>>()?;

@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 
 use tracing::debug;
 use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Session};
-use vfu_proto::wire;
 
 use super::{Link, State};
 use crate::sync::MutexGuard;
@@ -86,7 +85,7 @@ impl Link {
                     framer.skip_refused();
                     *begun = None;
                     if e.wants_reply() {
-                        refusals.push((channel, e.header().error_reply(wire::Errno::EINVAL)));
+                        refusals.push((channel, e.header().error_reply(e.errno())));
                     }
                 }
                 Err(e) => self.end_broken(session, channel, e),
@@ -113,7 +112,7 @@ impl Link {
         if e.wants_reply() && self.unsent(channel) == 0 {
             // A last word, if it goes at once: who sends at this moment holds the outbox.
             if let Ok(_idle) = self.outboxes[channel as usize].try_lock() {
-                let header = e.header().error_reply(wire::Errno::EINVAL).emit();
+                let header = e.header().error_reply(e.errno()).emit();
                 let _unsent = self.socket(channel).send([&header, &[]], &[]);
             }
         }

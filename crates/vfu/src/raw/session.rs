@@ -137,6 +137,11 @@ impl Session {
         station.shared.live().map_or(0, |live| live.max_transfer)
     }
 
+    /// Whether VERSION has agreed on REGION_WRITE_MULTI.
+    pub fn may_write_multiple(&self, station: &Station) -> bool {
+        station.shared.live().is_some_and(|live| live.write_multiple)
+    }
+
     /// No call waits for a client that leaves replies unread: [`receive`](Self::receive) takes nothing
     /// while there are too many, and little at a time, and [`make_room`](Self::make_room) does not wait.
     pub fn never_block(&self) {

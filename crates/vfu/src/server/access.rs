@@ -58,6 +58,7 @@ impl Executor {
         RegionReadReply::emit_head(request, out);
         let start = out.len();
         if !self.lend(device, &answers, at, len, out) {
+            out.try_reserve(len).map_err(|_| Errno::ENOMEM)?;
             out.resize(start + len, 0xff);
             let data = &mut out[start..];
             match answers {

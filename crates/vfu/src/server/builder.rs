@@ -43,6 +43,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) max_transfer: u64,
     pub(crate) max_dma_maps: u32,
+    pub(crate) max_dma_bytes: Option<u64>,
     pub(crate) twin_socket: bool,
     pub(crate) spin: Spin,
     pub(crate) incoming: bool,
@@ -67,6 +68,7 @@ impl Builder {
                 limits: Limits::default(),
                 max_transfer: 1 << 20,
                 max_dma_maps: 65535,
+                max_dma_bytes: None,
                 twin_socket: true,
                 spin: Spin::Off,
                 incoming: false,
@@ -94,6 +96,15 @@ impl Builder {
     /// that QEMU accepts.
     pub fn max_dma_maps(mut self, maps: u32) -> Self {
         self.settings.max_dma_maps = maps;
+        self
+    }
+
+    /// How many bytes of this process's address space a client's mappings may take. A file of up to 1 TiB is
+    /// mapped as a whole, if that fits, and counts once however many pieces of it are mapped. Beyond that
+    /// `DMA_MAP` fails with `ENOSPC`. Default: 16 TiB, an eighth of what a process has: less is right for a
+    /// process with many devices.
+    pub fn max_dma_bytes(mut self, bytes: u64) -> Self {
+        self.settings.max_dma_bytes = Some(bytes);
         self
     }
 
@@ -213,6 +224,9 @@ impl Builder {
             self.settings.memory,
             regions.clone(),
         ));
+        if let Some(bytes) = self.settings.max_dma_bytes {
+            shared.table.files.addresses.limit(bytes);
+        }
         let executor = Arc::new(Executor::new(shared.clone(), regions, &self.settings));
         executor.hold(self.settings.incoming);
         Ok(Bound { shared, executor, source, settings: self.settings })

@@ -98,6 +98,7 @@ impl Executor {
     ) -> Result<(), Errno> {
         let grid = self.grid_of_reply(iova, length, page_size)?;
         FeatureReply::emit_report_head(iova, length, page_size, out);
+        out.try_reserve(grid.bitmap_len() as usize).map_err(|_| Errno::ENOMEM)?;
         let mut picture = Picture::append(grid, out);
         for region in self.shared.table.overlapping(grid.first(), grid.last()) {
             if let Some(pages) = region.logged() {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use tracing::info;
+use tracing::{info, warn};
 use vfu_proto::session::Closed;
 
 use super::cleanup;
@@ -13,6 +13,7 @@ use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
 use crate::link::Link;
+use crate::transport::{Accepted, RETRY};
 
 /// A session as an event loop sees it.
 #[derive(Debug)]
@@ -145,13 +146,24 @@ impl<D: Device> Server<D> {
         if self.stop.is_stopped() {
             return Ok(false);
         }
-        let socket = match &mut self.source {
-            Source::Connected(socket) => socket.take(),
+        let accepted = match &mut self.source {
+            Source::Connected(socket) => socket.take().map_or(Accepted::Nobody, Accepted::Client),
             Source::Listener(listener) => {
+                if let Some(poller) = &mut self.poller {
+                    poller.resume(listener.as_fd())?;
+                }
                 listener.accept().map_err(|e| ServeError::Accept(e.into()))?
             }
         };
-        let Some(socket) = socket else { return Ok(false) };
+        let socket = match (accepted, &mut self.poller, &self.source) {
+            (Accepted::Client(socket), ..) => socket,
+            (Accepted::Short, Some(poller), Source::Listener(listener)) => {
+                warn!("no descriptor or memory for a client; it waits");
+                poller.pause(listener.as_fd(), RETRY)?;
+                return Ok(false);
+            }
+            (Accepted::Nobody | Accepted::Short, ..) => return Ok(false),
+        };
         let link = self.connect(socket);
         if !self.stop.attach(&link) {
             return Ok(false);

@@ -26,6 +26,8 @@ pub(super) struct Poller {
     timer: OwnedFd,
     /// When that is.
     armed: Option<Instant>,
+    /// The listening socket is left alone for a while: the timer says when that is over.
+    paused: bool,
 }
 
 impl Poller {
@@ -33,7 +35,8 @@ impl Poller {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(setup)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(setup)?;
-        let poller = Poller { epoll, wake: wake.clone(), writing: false, timer, armed: None };
+        let poller =
+            Poller { epoll, wake: wake.clone(), writing: false, timer, armed: None, paused: false };
         poller.add(wake.as_fd())?;
         poller.add(poller.timer.as_fd())?;
         Ok(poller)
@@ -50,6 +53,40 @@ impl Poller {
     /// Watches a descriptor no more.
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
         let _not_there = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Watches a listening socket no more, for so long: somebody is there who can't be accepted.
+    pub(super) fn pause(
+        &mut self,
+        listener: BorrowedFd<'_>,
+        time: Duration,
+    ) -> Result<(), ServeError> {
+        self.remove(listener);
+        self.paused = true;
+        self.set_timer(time)?;
+        self.armed = Instant::now().checked_add(time);
+        Ok(())
+    }
+
+    /// Watches it again.
+    pub(super) fn resume(&mut self, listener: BorrowedFd<'_>) -> Result<(), ServeError> {
+        if !std::mem::take(&mut self.paused) {
+            return Ok(());
+        }
+        let _none = rustix::io::read(&self.timer, &mut [0u8; 8]);
+        self.add(listener)
+    }
+
+    /// Has the timer go off once, after so long.
+    fn set_timer(&self, time: Duration) -> Result<(), ServeError> {
+        let it_value = Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        };
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let once = Itimerspec { it_interval: zero, it_value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map_err(setup)?;
+        Ok(())
     }
 
     /// Watches a client's sockets; called again when there is one more.
@@ -72,13 +109,7 @@ impl Poller {
         };
         // Zero would disarm it.
         let time = wanted.saturating_duration_since(now).max(Duration::from_nanos(1));
-        let it_value = Timespec {
-            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: time.subsec_nanos().into(),
-        };
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let once = Itimerspec { it_interval: zero, it_value };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map_err(setup)?;
+        self.set_timer(time)?;
         self.armed = Some(wanted);
         Ok(())
     }

@@ -3,9 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tracing::info;
+use tracing::{info, warn};
 use vfu_proto::session::{Closed, Role};
 
 use super::builder::{Builder, Settings};
@@ -21,7 +21,7 @@ use crate::handle::Handle;
 use crate::link::{Link, Message, Next};
 use crate::pci::Pci;
 use crate::shared::{Live, Shared};
-use crate::transport::Listener;
+use crate::transport::{Accepted, Listener, RETRY};
 
 /// Where clients come from.
 #[derive(Debug)]
@@ -155,8 +155,14 @@ impl<D: Device> Server<D> {
                 // What woke us, if it was not a stop, was for the last client.
                 Ok(_) if set[0].revents().is_empty() => self.stop.wake().clear(),
                 Ok(_) => match listener.accept() {
-                    Ok(Some(socket)) => return Ok(Some(socket)),
-                    Ok(None) => {}
+                    Ok(Accepted::Client(socket)) => return Ok(Some(socket)),
+                    Ok(Accepted::Nobody) => {}
+                    Ok(Accepted::Short) => {
+                        warn!("no descriptor or memory for a client; it waits");
+                        // For that, or for a stop.
+                        let time = Timespec { tv_sec: 0, tv_nsec: RETRY.subsec_nanos().into() };
+                        let _woken = poll(&mut set[1..], Some(&time));
+                    }
                     Err(e) => return Err(accept(e)),
                 },
                 Err(Errno::INTR) => {}

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -41,6 +42,19 @@ pub enum ListenError {
     #[error("the given file descriptor is not a UNIX stream socket: {0}")]
     BadFd(io::Error),
 }
+
+/// What came of looking for a client.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    Client(OwnedFd),
+    Nobody,
+    /// The process, or the system, is out of descriptors or of memory. The client waits, and so the
+    /// socket goes on to say that somebody is there: try again after [`RETRY`].
+    Short,
+}
+
+/// How long to wait for descriptors before the next attempt.
+pub(crate) const RETRY: Duration = Duration::from_millis(100);
 
 /// A listening socket. The file of one that we made goes away with it.
 #[derive(Debug)]
@@ -98,12 +112,15 @@ impl Listener {
         fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)
     }
 
-    /// The next client, if one is there.
-    pub(crate) fn accept(&self) -> Result<Option<OwnedFd>, Errno> {
+    /// The next client, if one is there and the system has a descriptor for it.
+    pub(crate) fn accept(&self) -> Result<Accepted, Errno> {
         loop {
             match accept_with(&self.socket, SocketFlags::CLOEXEC) {
-                Ok(fd) => return Ok(Some(fd)),
-                Err(Errno::AGAIN) => return Ok(None),
+                Ok(fd) => return Ok(Accepted::Client(fd)),
+                Err(Errno::AGAIN) => return Ok(Accepted::Nobody),
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    return Ok(Accepted::Short);
+                }
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(e) => return Err(e),
             }

@@ -6,6 +6,6 @@ mod socket;
 
 pub use connector::ConnectError;
 pub(crate) use connector::connect_to;
-pub(crate) use listener::is_listening;
+pub(crate) use listener::{Accepted, RETRY, is_listening};
 pub use listener::{ListenError, Listener};
 pub(crate) use socket::{Received, Signals, Socket};

@@ -51,7 +51,8 @@ pub(crate) fn serve(movable: bool) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dirty.sock");
     let pci = Pci::endpoint(0x1234, 9).bar(0, Bar::mem32(4096));
-    let server = Server::builder(pci).listen(&path).unwrap().serve(|_| Idle { movable }).unwrap();
+    let builder = Server::builder(pci).max_dma_bytes(1 << 47);
+    let server = builder.listen(&path).unwrap().serve(|_| Idle { movable }).unwrap();
     let dma = server.handle().dma();
     Served { dma, path, _server: server.spawn(), _folder: folder }
 }

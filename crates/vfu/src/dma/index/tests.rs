@@ -1,20 +1,23 @@
 //! Whatever comes and goes, in whatever order, it is found.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use vfu_proto::wire::{DmaMap, DmaMapFlags};
 
 use super::*;
+use crate::dma::Region;
 use crate::dma::file::Files;
 
-fn region(address: u64, size: u64) -> Arc<Region> {
+fn region(address: u64, size: u64) -> Counted<Entry> {
     let flags = DmaMapFlags::READ | DmaMapFlags::WRITE;
     let map = DmaMap { flags, offset: 0, address, size };
-    Arc::new(Region::new(&map, None, &Files::default()).unwrap())
+    let region = Region::new(&map, None, &Files::default()).unwrap();
+    Counted::new(Entry::new(Arc::new(region)))
 }
 
-fn addresses<'a>(regions: impl Iterator<Item = &'a Arc<Region>>) -> Vec<u64> {
+fn addresses<'a>(regions: impl Iterator<Item = &'a Counted<Entry>>) -> Vec<u64> {
     regions.map(|region| region.address).collect()
 }
 

@@ -1,0 +1,147 @@
+//! Ends writes to eventfds that a client has made wait.
+//!
+//! We ask that a write to a client's eventfd never waits (`O_NONBLOCK`). But that is a property of the open
+//! file, which is the client's as well: it may take it back at any time, and fill the counter. Neither can be
+//! found out before a write without a system call more for each interrupt, and not surely then; and Linux
+//! knows no write to an eventfd that is non-blocking by itself (`RWF_NOWAIT` is `EOPNOTSUPP`).
+//!
+//! So writes are counted when they begin and when they end. A thread, one for the whole process and only
+//! while there are eventfds, looks now and then whether one has not ended since it looked last, and empties the
+//! counter, which ends it. Once that has happened, every write of the process is preceded by a look whether it
+//! would wait, so that it costs no client a second tick.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+// A model knows nothing of this: a write there does not wait.
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, Once, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{ReadWriteFlags, preadv2};
+use tracing::warn;
+
+/// A write that a client makes wait takes no longer than two of them.
+const TICK: Duration = Duration::from_millis(500);
+/// How often a counter is emptied again that is filled faster than the writer wakes up.
+const TRIES: u32 = 10_000;
+
+/// Eventfds that are watched without the list growing.
+const ROOM: usize = 64;
+
+/// A client has made a write wait.
+static SUSPICIOUS: AtomicBool = AtomicBool::new(false);
+static WATCHED: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+static MORE: Condvar = Condvar::new();
+
+/// An eventfd of which the writes are counted.
+#[derive(Debug)]
+pub(super) struct Counted {
+    fd: OwnedFd,
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+struct Entry {
+    file: Weak<Counted>,
+    /// Ends that were seen, if there was one to come.
+    seen: Option<u64>,
+}
+
+impl Counted {
+    /// Sees to it that no write to `fd` takes longer than a moment.
+    pub(super) fn new(fd: OwnedFd) -> Arc<Counted> {
+        let file = Arc::new(Counted { fd, begun: AtomicU64::new(0), ended: AtomicU64::new(0) });
+        if cfg!(not(any(loom, shuttle))) {
+            enter(Entry { file: Arc::downgrade(&file), seen: None });
+        }
+        file
+    }
+
+    /// Writes, by `write`, unless that is known to wait.
+    pub(super) fn write<E>(
+        &self,
+        write: impl FnOnce(BorrowedFd<'_>) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        if SUSPICIOUS.load(Ordering::Relaxed) && self.is_full() {
+            return Ok(());
+        }
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let result = write(self.fd.as_fd());
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        result.map(drop)
+    }
+
+    fn is_full(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut set = [PollFd::from_borrowed_fd(self.fd.as_fd(), PollFlags::OUT)];
+        poll(&mut set, Some(&now)).is_ok() && !set[0].revents().contains(PollFlags::OUT)
+    }
+
+    /// The number of ends, if one is to come.
+    fn awaited(&self) -> Option<u64> {
+        let ended = self.ended.load(Ordering::Relaxed);
+        (self.begun.load(Ordering::Relaxed) != ended).then_some(ended)
+    }
+
+    fn rescue(&self, ended: u64) {
+        warn!("a client has made an interrupt wait, by an eventfd that blocks and is full");
+        SUSPICIOUS.store(true, Ordering::Relaxed);
+        for _ in 0..TRIES {
+            let mut counter = [0; 8];
+            let to = &mut [IoSliceMut::new(&mut counter)];
+            let _empty_already = preadv2(&self.fd, to, u64::MAX, ReadWriteFlags::NOWAIT);
+            if self.awaited() != Some(ended) {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn enter(entry: Entry) {
+    let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    if watched.len() == watched.capacity() {
+        watched.retain(|entry| entry.file.strong_count() > 0);
+        let room = watched.len().max(ROOM);
+        watched.reserve(room);
+    }
+    let sleeps = watched.is_empty();
+    watched.push(entry);
+    drop(watched);
+    static START: Once = Once::new();
+    START.call_once(|| {
+        let thread = std::thread::Builder::new().name("vfu-eventfds".into());
+        if thread.spawn(watch).is_err() {
+            SUSPICIOUS.store(true, Ordering::Relaxed); // at least that
+        }
+    });
+    if sleeps {
+        MORE.notify_one();
+    }
+}
+
+/// Never ends; sleeps while there is nothing to watch.
+fn watch() {
+    loop {
+        let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+        while watched.is_empty() {
+            watched = MORE.wait(watched).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(watched);
+        std::thread::sleep(TICK);
+        let mut stuck = Vec::new();
+        let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.retain_mut(|entry| {
+            let Some(file) = entry.file.upgrade() else { return false };
+            let now = file.awaited();
+            if let Some(ended) = now.filter(|_| now == entry.seen) {
+                stuck.push((file, ended));
+            }
+            entry.seen = now;
+            true
+        });
+        drop(watched);
+        stuck.iter().for_each(|(file, ended)| file.rescue(*ended));
+    }
+}
