@@ -1,12 +1,18 @@
-//! Tests under a watch: Miri for code that is pure, ThreadSanitizer and AddressSanitizer for all.
+//! Tests under a watch: Miri for what is pure, ThreadSanitizer and AddressSanitizer for where threads meet.
+
+mod steps;
 
 use std::env;
-use std::process::{Command, ExitCode, Stdio};
+use std::fmt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
-use crate::toolchain::{self, nightly_cargo, said};
+use self::steps::Step;
+use crate::toolchain::{nightly_cargo, said};
 
 #[derive(Debug, Args)]
 pub(crate) struct Sanitize {
@@ -19,9 +25,9 @@ pub(crate) struct Sanitize {
 enum Kind {
     /// What the language forbids, in vfu-proto and in what of vfu is pure (needs the component miri)
     Miri,
-    /// Data races, in the tests of vfu (needs the component rust-src)
+    /// Data races, where threads of vfu meet (needs the component rust-src)
     Thread,
-    /// Memory used after it was freed or beyond its end, and memory that is never freed
+    /// Memory used after it was freed or beyond its end, or that is never freed, in the same tests
     Address,
 }
 
@@ -36,25 +42,38 @@ enum Outcome {
     Skipped(String),
 }
 
+/// A line of the table at the end.
+struct Line {
+    kind: Kind,
+    step: &'static str,
+    outcome: Outcome,
+    took: Duration,
+}
+
 impl Sanitize {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let chosen = if self.kinds.is_empty() { &KINDS[..] } else { &self.kinds };
-        let mut outcomes = Vec::new();
+        let mut lines = Vec::new();
         for &kind in chosen {
-            outcomes.push((kind, kind.run()?));
+            lines.extend(kind.run()?);
+        }
+        println!();
+        for Line { kind, step, outcome, took } in &lines {
+            println!("{:8} {step:18} {:6} s  {outcome}", kind.name(), took.as_secs());
         }
         let is_ci = env::var_os("CI").is_some_and(|ci| ci == "true");
-        println!();
-        for (kind, outcome) in &outcomes {
-            let what = match outcome {
-                Outcome::Clean => "clean".into(),
-                Outcome::Found => "FOUND SOMETHING, see above".into(),
-                Outcome::Skipped(why) => format!("SKIPPED: {why}"),
-            };
-            println!("{:8} {what}", kind.name());
-        }
-        let failed = outcomes.iter().any(|(_, outcome)| outcome.fails(is_ci));
+        let failed = lines.iter().any(|line| line.outcome.fails(is_ci));
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Clean => f.write_str("clean"),
+            Outcome::Found => f.write_str("FAILED, see above"),
+            Outcome::Skipped(why) => write!(f, "SKIPPED: {why}"),
+        }
     }
 }
 
@@ -77,23 +96,31 @@ impl Kind {
         }
     }
 
-    fn run(self) -> Result<Outcome> {
+    fn run(self) -> Result<Vec<Line>> {
+        let skipped = |why| {
+            eprintln!("xtask: {}: skipped: {why}", self.name());
+            let outcome = Outcome::Skipped(why);
+            Ok(vec![Line { kind: self, step: "", outcome, took: Duration::ZERO }])
+        };
         let cargo = match nightly_cargo() {
             Ok(cargo) => cargo,
-            Err(why) => return Ok(Outcome::Skipped(format!("{why:#}"))),
+            Err(why) => return skipped(format!("{why:#}")),
         };
         if let Some(component) = self.missing() {
-            return Ok(Outcome::Skipped(format!(
+            return skipped(format!(
                 "nightly's component {component} is missing; install it with 'rustup component add \
                  --toolchain nightly {component}'"
-            )));
+            ));
         }
-        let mut clean = true;
-        for mut command in self.commands(&cargo)? {
-            eprintln!("xtask: {}: {command:?}", self.name());
-            clean &= command.status().context("cargo does not start")?.success();
+        let mut lines = Vec::new();
+        for Step { name, mut command } in steps::of(self, &cargo)? {
+            eprintln!("xtask: {}: {name}: {command:?}", self.name());
+            let begun = Instant::now();
+            let clean = command.status().context("cargo does not start")?.success();
+            let outcome = if clean { Outcome::Clean } else { Outcome::Found };
+            lines.push(Line { kind: self, step: name, outcome, took: begun.elapsed() });
         }
-        Ok(if clean { Outcome::Clean } else { Outcome::Found })
+        Ok(lines)
     }
 
     /// The component that it needs and nightly does not have.
@@ -107,62 +134,10 @@ impl Kind {
             Kind::Thread => {
                 let sysroot = nightly(&["rustc", "--print", "sysroot"]).unwrap_or_default();
                 let source = format!("{sysroot}/lib/rustlib/src/rust/library/Cargo.lock");
-                (!std::path::Path::new(&source).exists()).then_some("rust-src")
+                (!Path::new(&source).exists()).then_some("rust-src")
             }
             Kind::Address => None,
         }
-    }
-
-    fn commands(self, cargo: &Command) -> Result<Vec<Command>> {
-        let new = |args: &[&str]| {
-            let mut command = Command::new(cargo.get_program());
-            command.args(cargo.get_args()).args(args).current_dir(crate::build::root());
-            for (name, value) in cargo.get_envs() {
-                match value {
-                    Some(value) => command.env(name, value),
-                    None => command.env_remove(name),
-                };
-            }
-            // A build of its own, beside the others.
-            command.arg("--target-dir").arg(toolchain::target_folder().join(self.name()));
-            command.stdin(Stdio::null()).env_remove("CARGO_ENCODED_RUSTFLAGS");
-            command
-        };
-        let host = toolchain::host()?;
-        let on_host = |args: &[&str], flags: &str| {
-            let mut command = new(args);
-            command.args(["--target", &host]).env("RUSTFLAGS", flags);
-            command
-        };
-        Ok(match self {
-            Kind::Miri => {
-                let slow = |mut command: Command| {
-                    // It is some hundred times slower, and knows no file system of its own.
-                    command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "3");
-                    command
-                };
-                let mut proto = new(&["miri", "test", "-p", "vfu-proto", "--lib"]);
-                // The simulation takes a million steps.
-                for test in ["session_engine", "session_framer", "wire_checks", "wire_golden"] {
-                    proto.args(["--test", test]);
-                }
-                proto.args(["--test", "wire_roundtrip", "--test", "wire_version"]);
-                let mut pure = new(&["miri", "test", "-p", "vfu", "--lib"]);
-                pure.args(["--", "pci::", "regmap::", "migration::state", "dma::index"]);
-                vec![slow(proto), slow(pure)]
-            }
-            Kind::Thread => {
-                // The standard library too, or its locks are taken for races.
-                let args = ["test", "-Zbuild-std", "-p", "vfu", "--lib", "--tests"];
-                vec![on_host(&args, "-Zsanitizer=thread")]
-            }
-            Kind::Address => {
-                let args = ["test", "-p", "vfu-proto", "-p", "vfu", "-p", "vfu-devices"];
-                let mut command = on_host(&args, "-Zsanitizer=address");
-                command.args(["-p", "vfu-fuzz-targets", "--lib", "--tests", "--no-fail-fast"]);
-                vec![command]
-            }
-        })
     }
 }
 
