@@ -83,7 +83,8 @@ fn of_client(socket: &str, step: Step) -> impl Fn(u32) -> Result<Calls, Skip> {
 
 /// Checks that each of N repetitions adds just these calls.
 ///
-/// With a twin socket a pause, as on a busy machine, costs a look at it: then another try is made.
+/// Chance can add one to either run: how much of the set-up comes at once, and, with a twin socket, a pause as on a
+/// busy machine, which costs a look at it. So it is enough that one try shows these calls: others never could.
 #[track_caller]
 fn assert_each(
     what: &str,
@@ -93,7 +94,7 @@ fn assert_each(
     let expected: Calls = expected.iter().map(|number| (*number, i64::from(N))).collect();
     let mut added = difference(&measure(N)?, &measure(2 * N)?);
     let mut tries = 1;
-    while what.ends_with(TWIN) && added != expected && tries < 5 {
+    while added != expected && tries < TRIES {
         added = difference(&measure(N)?, &measure(2 * N)?);
         tries += 1;
     }
@@ -102,6 +103,8 @@ fn assert_each(
 }
 
 const ACCESSES: [Step; 4] = [Step::Read, Step::Write, Step::ReadPage, Step::WritePage];
+
+const TRIES: u32 = 20;
 
 const TWIN: &str = "twin";
 

@@ -249,7 +249,8 @@ fn s04_a_reply_that_stalls() {
                     }
                 }
             });
-            assert!(ended.contains("unfinished"), "{ended}");
+            // The answer to a later request may complete the reply, with nonsense.
+            assert!(ended.contains("unfinished") || ended.contains("broken"), "{ended}");
         }
     });
 }
