@@ -56,7 +56,7 @@ fn a_device_can_open_nothing_and_call_little() {
         client.region_write(0, 0, &u32::try_from(number).unwrap().to_le_bytes()).unwrap();
         let mut came = [0; 4];
         client.region_read(0, 0, &mut came).unwrap();
-        io::Error::from_raw_os_error(u32::from_le_bytes(came).cast_signed())
+        io::Error::from_raw_os_error(i32::from_le_bytes(came))
     };
     for (number, (what, _)) in DENIED.iter().enumerate() {
         let came = attempt(number);
