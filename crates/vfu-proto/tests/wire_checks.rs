@@ -209,6 +209,7 @@ fn io_fds_request_has_no_flags_and_no_count() {
 
 /// All combinations of data and action, for each interrupt type, with and without vectors.
 #[test]
+#[cfg_attr(miri, ignore = "slow: thousands of messages")]
 fn set_irqs() {
     for flags in 0..128u32 {
         for index in 0..5u32 {

@@ -126,13 +126,17 @@ impl fmt::Debug for Mover {
 
 impl<D> Clone for Reentrant<D> {
     fn clone(&self) -> Self {
-        Reentrant(self.0.clone(), Mover::default())
+        Reentrant::of(self.0.clone())
     }
 }
 
 impl<D> Reentrant<D> {
     pub(crate) fn new(device: D) -> Self {
-        Reentrant(Arc::new(device), Mover::default())
+        Reentrant::of(Arc::new(device))
+    }
+
+    pub(crate) fn of(device: Arc<D>) -> Self {
+        Reentrant(device, Mover::default())
     }
 
     /// The device itself.

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use vfu::device::Reset;
@@ -10,7 +11,7 @@ use vfu::server::{Bound, BuildError};
 use vfu::wire::{
     Command, DeviceInfoRequest, DmaMap, DmaMapFlags, RegionReadRequest, RegionWriteRequest, Request,
 };
-use vfu::{DmaError, ListenError, Server};
+use vfu::{Access, DmaError, Fault, Handle, ListenError, Server, SharedDevice};
 use vfu_testkit::{
     Call, CallLog, RawPeer, SharedRam, TestDevice, TestServer, Vmm, command, posted, within,
 };
@@ -350,4 +351,29 @@ fn only_unix_stream_sockets_can_be_handed_over() {
         let error = Server::builder(TestDevice::pci()).fd(fd).unwrap_err();
         assert!(matches!(error, BuildError::Listen(ListenError::BadFd(_))), "{error}");
     }
+}
+
+/// A device that has its handle, which has what may call the device.
+struct Held(#[expect(dead_code, reason = "to have it")] Handle, #[expect(dead_code)] Arc<()>);
+
+impl SharedDevice for Held {
+    fn region_read(&self, _: Access, _: &mut [u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn region_write(&self, _: Access, _: &[u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_shared_device_goes_with_its_server() {
+    let (folder, alive) = (tempfile::tempdir().unwrap(), Arc::new(()));
+    let device: Weak<()> = Arc::downgrade(&alive);
+    let bound = listen(&folder.path().join("s")).unwrap();
+    let server = bound.serve_shared(|handle| Held(handle, alive)).unwrap();
+    let handle = server.handle();
+    drop(server);
+    assert_eq!(device.strong_count(), 0, "the device is kept");
+    drop(handle);
 }

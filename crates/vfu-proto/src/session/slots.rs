@@ -121,6 +121,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "slow: it goes through all ids")]
     fn ids_go_round_and_skip_what_is_in_use() {
         let mut slots = Slots::new();
         let first = slots.insert(());

@@ -269,7 +269,7 @@ impl Bound {
         let (shared, executor) = (self.shared.clone(), self.executor.clone());
         self.serve(|handle| {
             let device = Reentrant::new(device(handle));
-            shared.set_reentry(Arc::new(Reentry { executor, device: device.clone() }));
+            shared.set_reentry(Arc::new(Reentry::new(&executor, &device)));
             device
         })
     }

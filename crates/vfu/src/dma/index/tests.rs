@@ -23,6 +23,7 @@ fn addresses<'a>(regions: impl Iterator<Item = &'a Counted<Entry>>) -> Vec<u64> 
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "slow: very many steps")]
     fn it_is_a_sorted_map(steps in prop::collection::vec((any::<bool>(), 0u64..60), 0..300)) {
         let (mut index, mut model) = (Index::default(), BTreeMap::new());
         for (enter, slot) in steps {
