@@ -331,8 +331,8 @@ fn d12_an_eventfd_that_is_made_to_block_later() {
 /// test a process must be allowed to withhold pages. The guide says so, and the policy that takes no such files.
 #[test]
 fn d13_memory_that_never_answers_is_documented() {
-    let limits = include_str!("../../../../docs/src/limits.md");
-    let row = limits.split("\n* ").find(|row| row.contains("whose pages never come"));
+    let security = include_str!("../../../../docs/src/security.md");
+    let row = security.split("\n* ").find(|row| row.contains("whose pages never come"));
     assert!(row.is_some_and(|row| row.contains("MemoryPolicy::Sealed")), "what can't be prevented");
 }
 

@@ -95,7 +95,9 @@ fn m04_the_same_map_again_and_again() {
         for _ in 0..times(2000, 1_000_000) {
             assert_eq!(peer.map(BASE, 0x1000, 3, Some(&ram)), None);
         }
-        assert_eq!((scene.fds(), scene.vmas()), (fds, vmas));
+        assert_eq!(scene.fds(), fds);
+        // A heap of the C library for one more thread is some.
+        assert!(scene.vmas() <= vmas + 16);
         assert_eq!(peer.unmap(BASE, 0x1000), None, "it is one");
         assert!(peer.dma_read(BASE, 4).is_err());
     });

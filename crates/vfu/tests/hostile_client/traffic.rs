@@ -43,7 +43,7 @@ fn s13_eventfd_storms() {
     });
 }
 
-/// A server that has a file keeps it: `docs/src/limits.md` says so. Memory that is served by messages
+/// A server that has a file keeps it: `docs/src/security.md` says so. Memory that is served by messages
 /// is out of its reach after the unmap.
 #[test]
 fn s14_memory_after_the_unmap() {
@@ -79,7 +79,7 @@ fn s14_memory_after_the_unmap() {
         client.device_info().unwrap();
         assert_eq!(file.bytes(BASE + PAGE, 4).unwrap(), b"kept", "shared for good");
         assert_eq!(messages.bytes(BASE, 4).unwrap(), [0; 4]);
-        let said = include_str!("../../../../docs/src/limits.md");
+        let said = include_str!("../../../../docs/src/security.md");
         assert!(said.contains("Shared memory is shared for good"));
     });
 }
