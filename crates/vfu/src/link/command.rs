@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use vfu_proto::session::{Channel, Closed, Session};
 
 use super::wait::{On, Sight};
-use super::{Link, Message};
+use super::{Link, Message, State};
 use crate::sync::atomic::Ordering;
 
 /// What an executor does next.
@@ -66,7 +66,7 @@ impl Link {
     /// executed.
     pub(crate) fn receive_command(&self, paused: bool) -> Option<Message> {
         let (mut state, _) = self.poll();
-        if paused { None } else { self.take_command(&mut state.session) }
+        if paused { None } else { self.take_and_tell(&mut state) }
     }
 
     /// The next command if one is here already.
@@ -76,7 +76,18 @@ impl Link {
             state.recycle(done);
         }
         let mut state = self.sort(state);
-        self.take_command(&mut state.session)
+        self.take_and_tell(&mut state)
+    }
+
+    /// As [`take_command`](Self::take_command), for one who does not wait: if that makes room, who found
+    /// none may read on.
+    fn take_and_tell(&self, state: &mut State) -> Option<Message> {
+        let was_full = state.session.is_paused(state.session.command_channel());
+        let command = self.take_command(&mut state.session)?;
+        if was_full {
+            self.wake_sleepers(state);
+        }
+        Some(command)
     }
 
     /// Commands are not taken while the peer leaves too many replies unread; unless it has gone, and

@@ -91,7 +91,8 @@ impl Link {
                 Err(e) => self.end_broken(session, channel, e),
             }
         }
-        if !framer.is_mid_message() {
+        // What finds no room is not the peer's to finish.
+        if !framer.is_mid_message() || session.is_paused(channel) {
             *begun = None;
         } else if begun.is_none() {
             *begun = Some(self.now());
@@ -117,5 +118,76 @@ impl Link {
             }
         }
         session.close(Closed::Framing(e));
+    }
+}
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use vfu_proto::session::{Limits, Role};
+    use vfu_proto::wire::{Command, Header};
+
+    use super::*;
+    use crate::link::{About, Asker, with_draft};
+
+    const NEVER: Duration = Duration::from_secs(10);
+
+    /// A server's session that has room for one command, and its peer.
+    fn narrow(message_timeout: Option<Duration>) -> (Arc<Link>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let usual = Limits::default();
+        let limits = Limits { queued_commands: 1, message_timeout, reply_timeout: None, ..usual };
+        let link = Link::new(ours.into(), Role::Server, limits);
+        link.opened();
+        (Arc::new(link), theirs)
+    }
+
+    fn command(id: u16) -> Header {
+        Header::command(id, Command::DeviceReset, 0)
+    }
+
+    #[test]
+    fn a_message_that_finds_no_room_is_not_unfinished() {
+        let (link, mut peer) = narrow(Some(Duration::ZERO));
+        peer.write_all(&[command(1).emit(), command(2).emit(), command(3).emit()].concat())
+            .unwrap();
+        for id in 1..4 {
+            for _ in 0..3 {
+                link.poll_sockets();
+                assert_eq!(link.closed(), None);
+            }
+            assert_eq!(link.try_next_command(None).unwrap().header().id, id);
+        }
+    }
+
+    #[test]
+    fn who_sleeps_because_there_is_no_room_is_woken_when_there_is() {
+        let (link, mut peer) = narrow(None);
+        let about = About::default();
+        let ask = |draft: &mut _| {
+            link.try_request(Command::DmaRead, draft, &[], &[], about, &link.clock()).unwrap()
+        };
+        let ticket = with_draft(ask).unwrap();
+        let reply = Header::command(ticket.id(), Command::DmaRead, 0).reply(0);
+        peer.write_all(&[command(1).emit(), command(2).emit(), reply.emit()].concat()).unwrap();
+        link.poll_sockets();
+        let (done, is_done) = mpsc::channel();
+        let asker = link.clone();
+        let thread = std::thread::spawn(move || {
+            let _nobody_waits_any_more =
+                done.send(asker.wait_for_end(ticket, &Asker::elsewhere()).is_ok());
+        });
+        while link.lock().sleepers == 0 {
+            std::thread::yield_now();
+        }
+        while link.try_next_command(None).is_some() {}
+        let came = is_done.recv_timeout(NEVER);
+        link.close(Closed::Disconnected);
+        thread.join().unwrap();
+        assert_eq!(came, Ok(true));
     }
 }

@@ -57,8 +57,8 @@ impl Executor {
         let answers = self.who_answers(region, offset, len);
         RegionReadReply::emit_head(request, out);
         let start = out.len();
+        out.try_reserve(len).map_err(|_| Errno::ENOMEM)?;
         if !self.lend(device, &answers, at, len, out) {
-            out.try_reserve(len).map_err(|_| Errno::ENOMEM)?;
             out.resize(start + len, 0xff);
             let data = &mut out[start..];
             match answers {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::child::{dies, lives};
-use super::foreign::{CALLS, Handler, Missing, install, send};
+use super::foreign::{CALLS, Handler, Missing, install, send, send_news};
 use super::{BASE, gone, guard};
 
 #[test]
@@ -49,6 +49,18 @@ fn what_is_ignored_stays_ignored() {
         install(Handler::Ignore);
         let _rig = guard();
         send();
+    });
+}
+
+#[test]
+fn news_that_are_ignored_leave_the_guard_at_work() {
+    lives(|| {
+        install(Handler::Ignore);
+        let rig = guard();
+        send_news();
+        let ram = rig.ram();
+        ram.truncate(0).unwrap();
+        assert_eq!(rig.read(BASE, 8), gone(BASE));
     });
 }
 

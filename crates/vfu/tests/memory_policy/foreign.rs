@@ -74,6 +74,19 @@ pub(crate) fn send() {
     unsafe { libc::raise(libc::SIGBUS) };
 }
 
+/// Sends this thread what the kernel sends of memory that has gone bad and that nobody touches.
+pub(crate) fn send_news() {
+    // SAFETY: all zeros are such a thing, and the call reads it.
+    let sent = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        info.si_signo = libc::SIGBUS;
+        info.si_code = libc::BUS_MCEERR_AO;
+        let (process, thread) = (libc::getpid(), libc::gettid());
+        libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, libc::SIGBUS, &raw const info)
+    };
+    assert_eq!(sent, 0);
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Handler {
     /// Mends the page.

@@ -101,7 +101,9 @@ unsafe fn replace(start: usize, len: usize) -> Result<(), Errno> {
 unsafe fn hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let before = BEFORE.get().copied().unwrap_or_else(default);
     // SAFETY: the caller vouches for it.
-    let is_fault = unsafe { (*info).si_code } > 0;
+    let code = unsafe { (*info).si_code };
+    // That memory has gone bad which nobody touches is only news.
+    let is_fault = code > 0 && code != libc::BUS_MCEERR_AO;
     match before.sa_sigaction {
         // The kernel does not let a fault be ignored.
         libc::SIG_IGN if !is_fault => {}
