@@ -22,10 +22,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tracing::warn;
 
+use crate::seldom::OF_THE_PROCESS;
+
 /// A write that a client makes wait takes no longer than two of them.
 const TICK: Duration = Duration::from_millis(500);
 /// How often a counter is emptied again that is filled faster than the writer wakes up.
 const TRIES: u32 = 10_000;
+
+const WAITED: &str = "the peer made a write to an eventfd wait: it gets no more in this session";
 
 /// Eventfds that are watched without the list growing.
 const ROOM: usize = 64;
@@ -106,9 +110,9 @@ impl Counted {
         }
         SUSPICIOUS.store(true, Ordering::Relaxed);
         if !self.distrust.0.swap(true, Ordering::Relaxed) {
-            warn!(
-                "the peer made a write to an eventfd wait: it gets no more of them in this session"
-            );
+            if let Some(kept) = OF_THE_PROCESS.ask(WAITED) {
+                warn!("{WAITED}{kept}");
+            }
         }
         for _ in 0..TRIES {
             if self.is_full() {
