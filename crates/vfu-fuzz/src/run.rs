@@ -1,5 +1,7 @@
 //! A run while it lasts: plays, judges, minimises, and keeps the server alive.
 
+mod growth;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,12 +25,6 @@ const LOOK_EVERY: u64 = 64;
 
 /// How many cases are kept, for what one of them alone does not do again.
 const KEPT: usize = LOOK_EVERY as usize;
-
-/// So many more descriptors or mappings than at first are no accident.
-const LEAK: u64 = 16;
-
-/// How often a script is played to see whether it leaks: as often as it must show.
-const LEAK_ROUNDS: u64 = 16;
 
 /// How often something that can't be repeated is tried to be.
 const REPEATS: u64 = 8;
@@ -96,7 +92,7 @@ impl<'a> Run<'a> {
     }
 
     fn take_baseline(&mut self) {
-        self.baseline = self.process.as_ref().ok().and_then(Watch::usage_with_client);
+        self.baseline = self.look();
     }
 
     /// Plays one script, once, and then as often as it takes to see whether it leaks.
@@ -105,9 +101,11 @@ impl<'a> Run<'a> {
         let found = self.once(script);
         self.stats.cases = 1;
         let mut ended = self.handle(found, None);
-        if ended.is_none() && self.baseline.is_some() {
-            let leaks = self.leaks(script);
-            ended = self.handle(leaks, None);
+        for look in [Run::leaks, Run::hoards] {
+            if ended.is_none() && self.baseline.is_some() {
+                let found = look(self, script);
+                ended = self.handle(found, None);
+            }
         }
         ended.unwrap_or(Ended::Done)
     }
@@ -264,54 +262,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What the server holds more than at first.
-    fn grown(&mut self) -> Vec<Finding> {
-        let usage = self.process.as_ref().ok().and_then(Watch::usage_with_client);
-        let (Some(usage), Some(baseline)) = (usage, self.baseline) else { return Vec::new() };
-        self.last = Some(usage);
-        let mut found = Vec::new();
-        let mut more = |kind, what: &str, now: u64, then: u64, limit: u64, unit: &str| {
-            if now > then + limit {
-                let text = format!("{what} of the server: {now}{unit}, and {then}{unit} before");
-                found.push(Finding::new(kind, None, text));
-            }
-        };
-        let (now, then) = (usage, baseline);
-        more(Kind::DescriptorLeak, "descriptors", now.descriptors, then.descriptors, LEAK, "");
-        more(Kind::MappingLeak, "mappings", now.mappings, then.mappings, 4 * LEAK, "");
-        let limit = self.options.memory_kib;
-        more(Kind::Memory, "memory", now.memory_kib, then.memory_kib, limit, " KiB");
-        if !found.is_empty() {
-            self.baseline = Some(usage);
-        }
-        found.retain(|finding| !self.options.ignore.contains(&finding.kind));
-        found
-    }
-
-    /// Whether a script leaves something in the server each time.
-    fn leaks(&mut self, script: &Script) -> Vec<Finding> {
-        let Ok(watch) = self.process.clone() else { return Vec::new() };
-        let Some(before) = watch.usage_with_client() else { return Vec::new() };
-        for _ in 0..LEAK_ROUNDS {
-            let found = self.quiet(script, &mut Stats::default());
-            if found.iter().any(Finding::is_fatal) {
-                return found;
-            }
-        }
-        let Some(after) = watch.usage_with_client() else { return Vec::new() };
-        let mut found = Vec::new();
-        let mut more = |kind, what: &str, now: u64, then: u64| {
-            if now >= then + LEAK_ROUNDS {
-                let more = now - then;
-                let text = format!("{more} {what} more after {LEAK_ROUNDS} times");
-                found.push(Finding::new(kind, None, text));
-            }
-        };
-        more(Kind::DescriptorLeak, "descriptors", after.descriptors, before.descriptors);
-        more(Kind::MappingLeak, "mappings", after.mappings, before.mappings);
-        found
-    }
-
     /// Counts what is known, minimises what is new. Gives the end of the run, if this is it.
     fn handle(&mut self, found: Vec<Finding>, case: Option<u64>) -> Option<Ended> {
         let mut ended = None;
@@ -375,9 +325,11 @@ impl<'a> Run<'a> {
             last_words,
             finding,
         };
-        if found.finding.kind == Kind::Memory || self.options.minimise.is_zero() {
-            if let (Some(last), false) = (self.recent.back(), found.finding.kind == Kind::Memory) {
-                found.script = last.clone();
+        let last = self.recent.back().cloned().unwrap_or_default();
+        let grows = found.finding.is_growth();
+        if self.options.minimise.is_zero() {
+            if !grows {
+                found.script = last;
             }
             return found;
         }
@@ -386,9 +338,14 @@ impl<'a> Run<'a> {
         }
         let deadline = Instant::now() + self.options.minimise;
         let key = found.finding.key();
-        let last = self.recent.back().cloned().unwrap_or_default();
         found.shape = Shape::NotAgain;
-        for mut candidate in [last.clone(), last.clone(), last, found.script.clone()] {
+        let mut candidates = match grows {
+            // Any of them can have done it.
+            true => self.recent.iter().rev().cloned().collect(),
+            false => vec![last.clone(), last.clone(), last],
+        };
+        candidates.push(found.script.clone());
+        for mut candidate in candidates {
             if self.does(&candidate, key, deadline) != Some(true) {
                 continue;
             }
@@ -403,6 +360,9 @@ impl<'a> Run<'a> {
             };
             found.script = candidate;
             break;
+        }
+        if grows {
+            self.take_baseline();
         }
         found
     }
@@ -420,6 +380,7 @@ impl<'a> Run<'a> {
         let mut stats = Stats::default();
         let mut found = match key.0 {
             Kind::DescriptorLeak | Kind::MappingLeak => self.leaks(script),
+            Kind::Memory => self.hoards(script),
             _ => self.quiet(script, &mut stats),
         };
         // One that is slow to die must not be taken for the work of the next script.
@@ -438,8 +399,7 @@ impl<'a> Run<'a> {
     pub(crate) fn report(mut self, ended: Ended) -> Report {
         let took = self.began.elapsed();
         if ended != Ended::ServerLost {
-            let last = self.process.as_ref().ok().and_then(Watch::usage_with_client);
-            self.last = last.or(self.last);
+            self.last = self.look().or(self.last);
         }
         if let Some(program) = &mut self.target.program {
             program.stop();
