@@ -27,8 +27,8 @@ pub trait Device {
     /// The bytes of a BAR that the driver reads, if the device has them one behind the other; `None`,
     /// which is the default, or another length than `len`: [`region_read`](Self::region_read) is called.
     ///
-    /// Asked of long reads only, of 4 KiB or more: what is lent here is copied once, and nothing has to
-    /// be filled before.
+    /// Asked of long reads only, of 4 KiB or more: nothing has to be filled before, what is lent here is
+    /// copied once at most, and for 16 KiB or more is sent from where it lies.
     fn region_bytes(&mut self, at: Access, len: usize) -> Option<&[u8]> {
         let _ = (at, len);
         None

@@ -6,9 +6,9 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vfu::client::Client;
 use vfu::pci::MsixAt;
 use vfu::server::{BuildError, Region, ShareError, Shareable};
-use vfu::wire::{Area, Capabilities};
+use vfu::wire::{Area, Capabilities, Command, RegionReadRequest, RegionWriteRequest, Request};
 use vfu::{Access, Bar, Device, Fault, Handle, Pci, Server, SharedMemory};
-use vfu_testkit::{Served, Vmm, serve_in_process};
+use vfu_testkit::{RawPeer, Served, Vmm, command, posted, serve_in_process};
 
 const GIB: u64 = 1 << 30;
 
@@ -325,4 +325,43 @@ fn a_long_read_is_lent() {
     assert_eq!(read(0, 4095), not_lent(4095), "too short to be asked for");
     assert_eq!(read(20 << 10, 20 << 10), not_lent(20 << 10), "another length");
     assert_eq!(read(40 << 10, 8192), not_lent(8192), "nothing is lent");
+}
+
+/// What the socket does not take at once is not the device's any more: it may change, and is sent as it was.
+#[test]
+fn what_is_lent_is_sent_as_it_was() {
+    const LEN: usize = 1 << 20;
+    /// Lends its memory, which a write fills.
+    struct Board(Vec<u8>);
+
+    impl Device for Board {
+        fn region_read(&mut self, _at: Access, _data: &mut [u8]) -> Result<(), Fault> {
+            Err(Fault::Unmodelled)
+        }
+
+        fn region_bytes(&mut self, _at: Access, _len: usize) -> Option<&[u8]> {
+            Some(&self.0)
+        }
+
+        fn region_write(&mut self, _at: Access, data: &[u8]) -> Result<(), Fault> {
+            self.0.fill(data[0]);
+            Ok(())
+        }
+    }
+
+    let builder = Server::builder(Pci::endpoint(0x1234, 1).bar(0, Bar::mem32(LEN as u64)).msix(1));
+    let served = serve_in_process(builder, |_: Handle| Board(vec![0; LEN])).unwrap();
+    let peer = RawPeer::connect(served.path()).unwrap();
+    peer.handshake(r#"{"capabilities":{}}"#).unwrap();
+    let read = RegionReadRequest { offset: 0, region: 0, count: LEN as u32 };
+    for round in 1..6 {
+        let write = RegionWriteRequest { offset: 0, region: 0, data: &[round as u8] };
+        peer.send(&posted(0, &Request::RegionWrite(write))).unwrap();
+        peer.send(&command(round, &Request::RegionRead(read))).unwrap();
+    }
+    for round in 1..6 {
+        let reply = peer.recv_reply(round, Command::RegionRead).unwrap();
+        let data = &reply.payload[16..];
+        assert!(data.len() == LEN && data.iter().all(|byte| *byte == round as u8), "{round}");
+    }
 }

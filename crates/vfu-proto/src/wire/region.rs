@@ -59,13 +59,25 @@ pub struct RegionReadReply<'a> {
 }
 
 impl<'a> RegionReadReply<'a> {
+    /// Bytes of the payload before the data.
+    pub const HEAD: usize = size_of::<Raw>();
+
     /// Reads the payload. Whether it fits the request is for the asker to check.
     ///
     /// # Errors
     /// [`Errno::EINVAL`] for a payload that is shorter than it says.
     pub fn parse(payload: &'a [u8]) -> Result<RegionReadReply<'a>, Errno> {
+        RegionReadReply::parse_part(payload, 0)
+    }
+
+    /// Reads a payload whose last `away` bytes, which are data, are elsewhere.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_part(payload: &'a [u8], away: usize) -> Result<RegionReadReply<'a>, Errno> {
         let (raw, rest) = take::<Raw>(payload)?;
-        let (data, _) = take_bytes(rest, raw.count.get().into())?;
+        let here = u64::from(raw.count.get()).checked_sub(away as u64).ok_or(Errno::EINVAL)?;
+        let (data, _) = take_bytes(rest, here)?;
         Ok(RegionReadReply { offset: raw.offset.get(), region: raw.region.get(), data })
     }
 
@@ -110,8 +122,13 @@ impl<'a> RegionWriteRequest<'a> {
 
     /// Appends the payload.
     pub fn emit(&self, out: &mut Vec<u8>) {
-        put_access(out, self.offset, self.region, len32(self.data.len()));
+        self.emit_head(out);
         out.extend_from_slice(self.data);
+    }
+
+    /// Appends the payload up to the data, for a sender that sends the data from where it lies.
+    pub fn emit_head(&self, out: &mut Vec<u8>) {
+        put_access(out, self.offset, self.region, len32(self.data.len()));
     }
 
     /// The reply: all of it was written.

@@ -2,11 +2,12 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use vfu_proto::session::Sink;
 use vfu_proto::wire::{
     Command, DeviceInfo, DeviceInfoRequest, DmaMap, DmaMapFlags, DmaUnmapReply, DmaUnmapRequest,
-    IrqAction, IrqData, IrqInfo, IrqInfoRequest, RegionInfo, RegionInfoRequest, RegionReadReply,
-    RegionReadRequest, RegionWriteRequest, Reply, Request, SetIrqs, UnmapWhat, WriteEntry,
-    WriteMulti,
+    HEADER_SIZE, IrqAction, IrqData, IrqInfo, IrqInfoRequest, RegionInfo, RegionInfoRequest,
+    RegionReadReply, RegionReadRequest, RegionWriteRequest, Reply, Request, SetIrqs, UnmapWhat,
+    WriteEntry, WriteMulti,
 };
 
 use super::regions::{RegionDetails, details};
@@ -17,6 +18,8 @@ use crate::link::{About, Message, RequestError, Waited, with_draft};
 
 /// The most that the description of a region may take, in bytes.
 const MAX_REGION_INFO: u32 = 64 << 10;
+/// Data up to this length, in bytes, is copied once more, for less ado.
+const SHORT: usize = 4096;
 
 impl Client {
     /// What the device is (DEVICE_GET_INFO).
@@ -149,16 +152,16 @@ impl Client {
         for piece in to.chunks_mut(self.inner.max_transfer) {
             let count = piece.len() as u32;
             let request = RegionReadRequest { offset: at, region, count };
-            let reply = self.call(&Request::RegionRead(request), &[])?;
-            let parsed = RegionReadReply::parse(reply.payload())
+            let reply = self.call_for_data(&Request::RegionRead(request), piece)?;
+            let parsed = RegionReadReply::parse_part(reply.payload(), reply.away())
                 .map_err(|_| ClientError::Malformed { command, why: "cut short" })?;
             if (parsed.offset, parsed.region) != (at, region) {
                 return Err(ClientError::Malformed { command, why: "another place" });
             }
-            if parsed.data.len() != piece.len() {
+            if parsed.data.len() + reply.away() != piece.len() {
                 return Err(ClientError::Malformed { command, why: "another length" });
             }
-            piece.copy_from_slice(parsed.data);
+            piece[..parsed.data.len()].copy_from_slice(parsed.data);
             self.recycle(reply);
             at = at.wrapping_add(u64::from(count));
         }
@@ -307,6 +310,25 @@ impl Client {
         request: &Request<'_>,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Message, ClientError> {
+        self.call_into(request, fds, None)
+    }
+
+    /// As [`call`](Self::call), for a REGION_READ. Of a long reply's data the last bytes may be in `data`
+    /// already, at the same place, and are then [away](Message::away) from the message.
+    fn call_for_data(
+        &self,
+        request: &Request<'_>,
+        data: &mut [u8],
+    ) -> Result<Message, ClientError> {
+        self.call_into(request, &[], Some(data).filter(|data| data.len() > SHORT))
+    }
+
+    fn call_into(
+        &self,
+        request: &Request<'_>,
+        fds: &[BorrowedFd<'_>],
+        data: Option<&mut [u8]>,
+    ) -> Result<Message, ClientError> {
         let command = request.command();
         let inner = &self.inner;
         let failed = |e: RequestError| ClientError::from_request(&inner.link, command, e);
@@ -314,12 +336,23 @@ impl Client {
         let mark = inner.posted.mark();
         let clock = inner.link.clock();
         let ticket = with_draft(|draft| {
-            request.emit(draft);
-            inner.link.request(command, draft, fds, About::default(), &clock)
+            let data = match request {
+                Request::RegionWrite(write) if write.data.len() > SHORT => {
+                    write.emit_head(draft);
+                    write.data
+                }
+                other => {
+                    other.emit(draft);
+                    &[]
+                }
+            };
+            inner.link.request(command, draft, data, fds, About::default(), &clock)
         });
         let ticket = ticket.map_err(failed)?;
+        let head = HEADER_SIZE + RegionReadReply::HEAD;
+        let mut sink = data.map(|data| Sink::new(ticket, head, data));
         loop {
-            match inner.link.outcome_or_command(ticket, &clock) {
+            match inner.link.outcome_or_command(ticket, &clock, sink.as_mut()) {
                 Waited::Command(command) => {
                     self.serve(command);
                     clock.turn();

@@ -35,7 +35,7 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
     };
     let ticket = with_draft(|draft| {
         Version::new(0, MINOR, proposed).emit(draft);
-        link.request(Command::Version, draft, &[], about, &link.clock())
+        link.request(Command::Version, draft, &[], &[], about, &link.clock())
     });
     let ticket = ticket.map_err(failed)?;
     let ended = link.wait_for_end(ticket, &Asker::elsewhere());

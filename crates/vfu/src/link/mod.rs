@@ -339,6 +339,16 @@ impl Link {
         self.send_from(self.outbox(channel), channel, draft, &[], fds)
     }
 
+    /// As [`send`](Self::send), a message of a draft and `data` behind that.
+    pub(crate) fn send_with_data(
+        &self,
+        channel: Channel,
+        draft: &mut Vec<u8>,
+        data: &[u8],
+    ) -> Result<(), Closed> {
+        self.send_from(self.outbox(channel), channel, draft, data, &[])
+    }
+
     /// Sends a message that is a header and nothing else.
     pub(crate) fn send_header(&self, channel: Channel, header: &Header) -> Result<(), Closed> {
         with_draft(|draft| {

@@ -51,8 +51,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Keeps what comes after the first `sent` bytes: in the draft's own buffer, if that is not too
-    /// large for it.
+    /// Keeps what comes after the first `sent` bytes: in the draft's own buffer, if that has the right
+    /// size for it.
     fn keep(
         &mut self,
         draft: &mut Vec<u8>,
@@ -61,16 +61,15 @@ impl Outbox {
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Errno> {
         let data = &data[sent.saturating_sub(draft.len())..];
-        let (mut bytes, sent) = if draft.len() >= draft.capacity() / 2 && sent < draft.len() {
+        let (len, sent) = (draft.len() + data.len(), sent.min(draft.len()));
+        let (mut bytes, sent) = if (draft.capacity() / 2..=draft.capacity()).contains(&len) {
             (std::mem::take(draft), sent)
         } else {
-            let rest = &draft[sent.min(draft.len())..];
             let mut bytes = draft::spare();
-            bytes.try_reserve_exact(rest.len() + data.len()).map_err(|_| Errno::NOMEM)?;
-            bytes.extend_from_slice(rest);
+            bytes.try_reserve_exact(len - sent).map_err(|_| Errno::NOMEM)?;
+            bytes.extend_from_slice(&draft[sent..]);
             (bytes, 0)
         };
-        bytes.try_reserve(data.len()).map_err(|_| Errno::NOMEM)?;
         bytes.extend_from_slice(data);
         let fds = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 0));
         let fds = fds.collect::<Result<_, _>>()?;

@@ -267,17 +267,19 @@ impl Link {
         self.told(state);
     }
 
-    /// Sends a request of a client and gives its ticket; waits while there is no room.
+    /// Sends a request of a client and gives its ticket; waits while there is no room. It is made of a
+    /// [draft](super::with_draft) and of `data` behind that.
     pub(crate) fn request(
         self: &Arc<Self>,
         command: Command,
         draft: &mut Vec<u8>,
+        data: &[u8],
         fds: &[BorrowedFd<'_>],
         about: About<'_>,
         clock: &Clock<'_>,
     ) -> Result<Ticket, RequestError> {
         loop {
-            if let Some(ticket) = self.try_request(command, draft, &[], fds, about, clock)? {
+            if let Some(ticket) = self.try_request(command, draft, data, fds, about, clock)? {
                 return Ok(ticket);
             }
             self.wait_for_room(&Asker::elsewhere())?;
@@ -288,10 +290,17 @@ impl Link {
     /// Waits for the reply to a request, or for a command of the peer to be executed meanwhile.
     /// Commands that came before the reply come first. One thread executes at a time: it calls
     /// [`end_command`](Self::end_command).
-    pub(crate) fn outcome_or_command(&self, ticket: Ticket, clock: &Clock<'_>) -> Waited {
-        let (sight, on) = (Sight::MayBeBlind, On::Replies);
+    ///
+    /// What of the reply's data is received by this thread may go to `sink`.
+    pub(crate) fn outcome_or_command(
+        &self,
+        ticket: Ticket,
+        clock: &Clock<'_>,
+        sink: Option<&mut Sink<'_>>,
+    ) -> Waited {
+        let (sight, on, state) = (Sight::MayBeBlind, On::Replies, self.lock());
         let waited =
-            self.wait_on(self.lock(), clock, sight, on, |session| match self.begin(session) {
+            self.wait_into(state, clock, sight, on, sink, |session| match self.begin(session) {
                 Some(command) => Some(Waited::Command(command)),
                 None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
             });

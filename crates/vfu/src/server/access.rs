@@ -16,6 +16,8 @@ use crate::memory::SharedMemory;
 
 /// Reads of at least so many bytes may be [lent](Device::region_bytes).
 const LENT: usize = 4096;
+/// What is lent for so many bytes is sent from where it lies: to copy less costs less than to send two parts.
+const FROM_PLACE: usize = 16 << 10;
 
 /// Who answers a read.
 enum Answers<'a> {
@@ -58,7 +60,14 @@ impl Executor {
         RegionReadReply::emit_head(request, out);
         let start = out.len();
         out.try_reserve(len).map_err(|_| Errno::ENOMEM)?;
-        if !self.lend(device, &answers, at, len, out) {
+        if let Some(lent) = self.lent(device, &answers, at, len) {
+            if len >= FROM_PLACE && self.shared.has_written() != Some(true) {
+                trace!(region, offset, data = ?lent, "read");
+                let _closed = call.reply_with_data(out, lent);
+                return Ok(Outcome::Later);
+            }
+            out.extend_from_slice(lent);
+        } else {
             out.resize(start + len, 0xff);
             let data = &mut out[start..];
             match answers {
@@ -118,23 +127,19 @@ impl Executor {
         }
     }
 
-    /// Appends what the device lends for a long read. False: it lends nothing.
-    fn lend<D: Device + ?Sized>(
+    /// What the device lends for a long read, if it lends anything.
+    fn lent<'d, D: Device + ?Sized>(
         &self,
-        device: &mut D,
+        device: &'d mut D,
         answers: &Answers<'_>,
         at: Access,
         len: usize,
-        out: &mut Vec<u8>,
-    ) -> bool {
+    ) -> Option<&'d [u8]> {
         if len < LENT || !matches!(answers, Answers::Device) {
-            return false;
+            return None;
         }
-        context::run(&self.shared, Inside::Handler, || {
-            let lent = device.region_bytes(at, len).filter(|lent| lent.len() == len);
-            lent.into_iter().for_each(|lent| out.extend_from_slice(lent));
-            lent.is_some()
-        })
+        let lent = context::run(&self.shared, Inside::Handler, || device.region_bytes(at, len));
+        lent.filter(|lent| lent.len() == len)
     }
 
     pub(super) fn region_write<D: Device + ?Sized>(

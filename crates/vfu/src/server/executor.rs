@@ -227,6 +227,15 @@ impl Call<'_> {
         self.link.send(Channel::Main, out, fds)
     }
 
+    /// As [`reply`](Self::reply), with `data` behind what is in `out`.
+    pub(super) fn reply_with_data(&self, out: &mut Vec<u8>, data: &[u8]) -> Result<(), Closed> {
+        if self.header.wants_no_reply() {
+            return Ok(());
+        }
+        self.header.reply(out.len() - HEADER_SIZE + data.len()).emit_into(out);
+        self.link.send_with_data(Channel::Main, out, data)
+    }
+
     /// Sends an error reply, if any is wanted.
     pub(super) fn refuse(&self, errno: Errno) -> Result<(), Closed> {
         debug!(command = self.header.command, %errno, "command refused");

@@ -78,6 +78,37 @@ fn s10_region_read_replies() {
     });
 }
 
+/// The data of long ones goes straight to where it is wanted; what is wrong with it is seen at the end.
+#[test]
+fn s10_long_region_read_replies() {
+    alone!(|| {
+        const LEN: usize = 300_000;
+        let read = |change: Change| {
+            told(Command::RegionRead, change, |client| {
+                let mut data = vec![0; LEN];
+                client.region_read(2, 0x10, &mut data).map(|()| data)
+            })
+        };
+        let bytes: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
+        let good = bytes.clone();
+        let right = read(Box::new(move |payload| payload[16..].copy_from_slice(&good)));
+        assert!(right.unwrap() == bytes);
+        let malformed = |what, change: Change| is_malformed(what, read(change).map(drop));
+        malformed("another offset", Box::new(set(0, &[0x18])));
+        malformed("another region", Box::new(set(8, &[7])));
+        for count in [0, 1, LEN as u32 - 1, LEN as u32 + 1, u32::MAX] {
+            malformed("another count", Box::new(set(12, &count.to_le_bytes())));
+        }
+        for len in [5000, LEN - 1, LEN + 1] {
+            let change = move |payload: &mut Vec<u8>| {
+                payload.resize(16 + len, 0x11);
+                payload[12..16].copy_from_slice(&(len as u32).to_le_bytes());
+            };
+            malformed("another length, and the data for it", Box::new(change));
+        }
+    });
+}
+
 #[test]
 fn s10_region_write_replies() {
     alone!(|| {
