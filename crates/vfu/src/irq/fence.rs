@@ -46,6 +46,7 @@ pub(super) fn now(shared: &Arc<Shared>, raise: Raise) -> Result<(), IrqError> {
 }
 
 /// Raises a message, now, of a device that may master the bus, or may not.
+#[inline]
 pub(super) fn raise_message(
     shared: &Arc<Shared>,
     vector: u32,

@@ -32,6 +32,7 @@ impl Table {
     }
 
     /// The Mask Bit of a vector, if it counts.
+    #[inline]
     pub(super) fn masks(&self, vector: usize) -> bool {
         self.in_use && u16::try_from(vector).is_ok_and(|vector| self.entries.is_masked(vector))
     }

@@ -58,17 +58,22 @@ impl Counted {
         file
     }
 
-    /// Writes, by `write`, unless that is known to wait.
-    pub(super) fn write<E>(
+    /// Writes, by `write`, unless that is known to wait. Of several threads one calls it at a time: so to
+    /// count takes no atomic operation.
+    #[inline]
+    pub(super) fn write_alone<E>(
         &self,
         write: impl FnOnce(BorrowedFd<'_>) -> Result<usize, E>,
     ) -> Result<(), E> {
         if SUSPICIOUS.load(Ordering::Relaxed) && self.is_full() {
             return Ok(());
         }
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        let add_one = |count: &AtomicU64| {
+            count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        };
+        add_one(&self.begun);
         let result = write(self.fd.as_fd());
-        self.ended.fetch_add(1, Ordering::Relaxed);
+        add_one(&self.ended);
         result.map(drop)
     }
 

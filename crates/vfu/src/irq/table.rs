@@ -56,8 +56,9 @@ pub(super) struct Vector {
 
 impl Vector {
     /// Writes the eventfd.
-    pub(super) fn signal(&self) -> Result<(), IrqError> {
-        let eventfd = self.eventfd.as_ref().ok_or(IrqError::NotEnabled)?;
+    #[inline]
+    pub(super) fn signal(&mut self) -> Result<(), IrqError> {
+        let eventfd = self.eventfd.as_mut().ok_or(IrqError::NotEnabled)?;
         eventfd.signal().map_err(|_| IrqError::Eventfd)
     }
 
@@ -97,6 +98,7 @@ impl Irqs {
         Irqs { state, wanted, msix, origin: Instant::now() }
     }
 
+    #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,9 +127,11 @@ impl Irqs {
     ) -> Result<Option<Duration>, IrqError> {
         let mut state = self.lock();
         let (index, vector) = state.find_message(vector, may_master)?;
-        let granted = state.granted(index);
-        let shared = if vector < granted { vector } else { vector % granted };
-        state.raise(index, shared, || self.now())
+        let number = match index {
+            IrqIndex::Msi => vector % state.granted(index),
+            _ => vector,
+        };
+        state.raise(index, number, || self.now())
     }
 
     /// Whether a message could be raised.
@@ -252,6 +256,7 @@ impl State {
 
     /// Whether the driver uses MSI or MSI-X: it is enabled, or has an eventfd if the client never
     /// enables it.
+    #[inline]
     fn in_use(&self, index: IrqIndex) -> bool {
         match index {
             IrqIndex::Msi | IrqIndex::Msix if self.governed[index as usize] => {
@@ -264,11 +269,13 @@ impl State {
         }
     }
 
+    #[inline]
     fn message_index(&self) -> Option<IrqIndex> {
         [IrqIndex::Msix, IrqIndex::Msi].into_iter().find(|index| self.in_use(*index))
     }
 
     /// The place of a message.
+    #[inline]
     fn find_message(&self, vector: u32, may_master: bool) -> Result<(IrqIndex, usize), IrqError> {
         let index = self.message_index().ok_or(IrqError::NotEnabled)?;
         if !may_master {
@@ -294,6 +301,7 @@ impl State {
     }
 
     /// Whether something other than coalescing holds a vector back.
+    #[inline]
     fn is_held(&self, index: IrqIndex, number: usize) -> bool {
         let Some(vector) = self.vectors[index as usize].get(number) else { return true };
         if self.stopped || vector.masked {
@@ -320,6 +328,7 @@ impl State {
 
     /// Raises a vector, and keeps it if it is held back. The eventfd is written under the lock: it
     /// can't be closed meanwhile.
+    #[inline]
     fn raise(
         &mut self,
         index: IrqIndex,

@@ -38,6 +38,21 @@ impl Link {
         on: Channel,
         quiet: bool,
     ) -> Option<Reading> {
+        let reads = self.channels_to_read(state, on, quiet)?;
+        let mut take = |channel: Channel| {
+            if reads[channel as usize] { state.framers[channel as usize].take() } else { None }
+        };
+        Some(Reading { framers: Channel::ALL.map(&mut take) })
+    }
+
+    /// The channels that [`take_framers`](Self::take_framers) takes.
+    #[inline]
+    pub(super) fn channels_to_read(
+        &self,
+        state: &mut State,
+        on: Channel,
+        quiet: bool,
+    ) -> Option<[bool; 2]> {
         // What another thread executes may be what we wait for; its end is told to sleepers only. On
         // two sockets it is nothing that replies wait for.
         let executing = state.session.is_executing() && on == state.session.command_channel();
@@ -45,8 +60,8 @@ impl Link {
         if executing || !readable {
             return None;
         }
-        let mut framers = [None, None];
-        framers[on as usize] = state.framers[on as usize].take();
+        let mut reads = [false; 2];
+        reads[on as usize] = true;
         let other = on.other();
         if state.framers[other as usize].is_some() && !state.session.is_paused(other) {
             let mut due = quiet || state.session.expects(other);
@@ -60,11 +75,9 @@ impl Link {
                 }
                 _ => due = true,
             }
-            if due {
-                framers[other as usize] = state.framers[other as usize].take();
-            }
+            reads[other as usize] = due;
         }
-        Some(Reading { framers })
+        Some(reads)
     }
 
     /// Waits for the sockets, receives once, and gives the part back. False if only the time has
@@ -94,6 +107,7 @@ impl Link {
 
     /// Whether a receive that waits will do: one channel, nothing to send, and it ends in time, as
     /// it does after a tick.
+    #[inline]
     pub(super) fn may_receive_blind(
         &self,
         reading: &Reading,
@@ -147,6 +161,7 @@ impl Link {
     }
 
     /// One receive on each channel of `reading` that is `ready`. Says whether anything came.
+    #[inline]
     pub(super) fn receive(
         &self,
         reading: &mut Reading,
@@ -163,6 +178,7 @@ impl Link {
         Ok(came)
     }
 
+    #[inline]
     fn receive_on(
         &self,
         channel: Channel,
@@ -191,6 +207,7 @@ impl Link {
     }
 
     /// How much is received at once, if not as much as there is room for.
+    #[inline]
     fn receive_limit(&self, framer: &Framer<OwnedFd>) -> Option<usize> {
         match self.read_ahead.load(Ordering::Relaxed) {
             _ if self.exact.load(Ordering::Relaxed) => Some(framer.missing()),
@@ -200,25 +217,52 @@ impl Link {
     }
 
     /// Gives the part of the reader back; others may want it, or what was read for them.
+    #[inline]
     pub(super) fn put_back(
         &self,
         state: &mut State,
         reading: Reading,
         result: Result<bool, Closed>,
     ) {
-        for (home, framer) in state.framers.iter_mut().zip(reading.framers) {
+        let came = !matches!(result, Ok(false));
+        for (channel, framer) in Channel::ALL.into_iter().zip(reading.framers) {
             if framer.is_some() {
-                *home = framer;
+                state.framers[channel as usize] = framer;
+                if came {
+                    self.pump_channel(state, channel);
+                }
             }
         }
-        if !matches!(result, Ok(false)) {
-            self.pump(state);
-        }
         if let Err(why) = result {
-            debug!(%why, "session ends");
-            state.session.close(why);
-            self.hang_up(state);
+            self.end_session(state, why);
         }
         self.wake_sleepers(state);
+    }
+
+    /// One receive on each of these channels, without waiting. So the state can stay ours meanwhile, and
+    /// the part of the reader need not be taken. Says whether anything came.
+    #[inline]
+    pub(super) fn receive_now(&self, state: &mut State, reads: [bool; 2]) -> bool {
+        let mut came = false;
+        for channel in Channel::ALL.into_iter().filter(|channel| reads[*channel as usize]) {
+            let Some(framer) = &mut state.framers[channel as usize] else { continue };
+            match self.receive_on(channel, framer, false) {
+                Ok(false) => continue,
+                Ok(true) => self.pump_channel(state, channel),
+                Err(why) => self.end_session(state, why),
+            }
+            came = true;
+        }
+        if came {
+            self.wake_sleepers(state);
+        }
+        came
+    }
+
+    #[cold]
+    fn end_session(&self, state: &mut State, why: Closed) {
+        debug!(%why, "session ends");
+        state.session.close(why);
+        self.hang_up(state);
     }
 }

@@ -21,16 +21,12 @@ impl Link {
     /// Sends the refusals that have come of it, and wakes those who have to be.
     #[inline]
     pub(super) fn deliver<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        if state.refusals.is_empty() && !state.has_woken() {
-            state
-        } else {
-            self.deliver_all(state)
-        }
+        if state.is_delivered() { state } else { self.deliver_all(state) }
     }
 
     #[inline(never)]
     fn deliver_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while !state.refusals.is_empty() || state.has_woken() {
+        while !state.is_delivered() {
             let refusals = std::mem::take(&mut state.refusals);
             self.release(state);
             for (channel, header) in refusals {
@@ -41,20 +37,17 @@ impl Link {
         state
     }
 
-    /// Hands every whole message to the session: after each receive, and when the session takes more.
-    pub(super) fn pump(&self, state: &mut State) {
+    /// Hands every whole message to the session, when it takes more than it did.
+    #[inline(never)]
+    fn pump(&self, state: &mut State) {
         state.unsorted = false;
         for channel in Channel::ALL {
-            let framer = state.framers[channel as usize].as_deref();
-            let begun = state.begun[channel as usize].is_some();
-            // Most often nothing has come on the other one.
-            if framer.is_some_and(|framer| begun || framer.is_mid_message()) {
-                self.pump_channel(state, channel);
-            }
+            self.pump_channel(state, channel);
         }
     }
 
-    fn pump_channel(&self, state: &mut State, channel: Channel) {
+    /// Hands every whole message of a channel to the session: after each receive.
+    pub(super) fn pump_channel(&self, state: &mut State, channel: Channel) {
         let index = channel as usize;
         let State { session, begun, spare, refusals, .. } = state;
         let (Some(framer), begun) = (&mut state.framers[index], &mut begun[index]) else { return };

@@ -136,6 +136,7 @@ impl Link {
     }
 
     /// Waits by `sleep`, which receives once; before that it looks for a while.
+    #[inline]
     pub(super) fn look_then(
         &self,
         reading: &mut Reading,

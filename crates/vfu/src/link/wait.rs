@@ -104,9 +104,10 @@ impl Link {
     }
 
     /// As [`poll_sockets`](Self::poll_sockets), and gives the state, for more.
+    #[inline]
     pub(super) fn poll(&self) -> (MutexGuard<'_, State>, bool) {
-        for channel in Channel::ALL {
-            if self.unsent(channel) > 0 {
+        if self.has_unsent() {
+            for channel in Channel::ALL {
                 let _closed = self.flush(channel);
             }
         }
@@ -129,13 +130,10 @@ impl Link {
         }
         for quiet in [false, true] {
             let channel = state.session.command_channel();
-            let Some(mut reading) = self.take_framers(&mut state, channel, quiet) else {
+            let Some(reads) = self.channels_to_read(&mut state, channel, quiet) else {
                 return (state, false);
             };
-            // It does not wait, so the state can stay ours.
-            let result = self.receive(&mut reading, [true; 2], false);
-            let came = !matches!(result, Ok(false));
-            self.put_back(&mut state, reading, result);
+            let came = self.receive_now(&mut state, reads);
             state = self.deliver(state);
             if came || !self.has_twin() {
                 return (state, came);
@@ -238,6 +236,7 @@ impl Link {
         state
     }
 
+    #[inline]
     pub(super) fn wake_sleepers(&self, state: &State) {
         if state.sleepers > 0 {
             self.changed.notify_all();
