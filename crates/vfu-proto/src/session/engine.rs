@@ -331,7 +331,8 @@ impl<F> Session<F> {
     pub fn outcome(&mut self, ticket: Ticket) -> Option<Result<Message<F>, Abort>> {
         let ordered = self.role == Role::Client && !self.twin && self.closed.is_none();
         let executed = if ordered { self.executed } else { u64::MAX };
-        self.requests[ticket.channel as usize].take(ticket, executed)
+        let requests = &mut self.requests[ticket.channel as usize];
+        if requests.has_ended(ticket) { requests.take(ticket, executed) } else { None }
     }
 
     /// Whether a request has ended: its [`outcome`](Self::outcome) is known, or was given.

@@ -243,6 +243,7 @@ impl<F> Requests<F> {
         self.open_fences();
     }
 
+    #[inline]
     pub(super) fn has_ended(&self, ticket: Ticket) -> bool {
         let request = self.by_id.get(ticket.id).filter(|r| r.serial == ticket.serial);
         request.is_none_or(|r| !matches!(r.state, State::Waiting))

@@ -87,6 +87,7 @@ impl Wake for Flush {
 }
 
 /// Whoever waits for the session sees to the end of the interval.
+#[cold]
 fn flush_in(shared: &Arc<Shared>, wait: Duration) {
     if let Some(live) = shared.live() {
         live.link.alarm(wait, || Waker::from(Arc::new(Flush(Arc::downgrade(shared)))));

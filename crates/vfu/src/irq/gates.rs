@@ -16,7 +16,6 @@ pub(crate) struct Gates {
 
 impl Gates {
     /// MSI Enable or MSI-X Enable.
-    #[inline]
     pub(super) fn enabled(&self, index: IrqIndex) -> bool {
         match index {
             IrqIndex::Msi => self.msi.is_some_and(|msi| msi.enabled),
@@ -31,7 +30,6 @@ impl Gates {
     }
 
     /// The Mask Bit of an MSI vector, or the Function Mask, which masks every vector of MSI-X.
-    #[inline]
     pub(super) fn mask(&self, index: IrqIndex, vector: usize) -> bool {
         match index {
             IrqIndex::Msi => self.msi.is_some_and(|msi| msi.masked >> (vector % 32) & 1 != 0),

@@ -39,6 +39,8 @@ pub(super) struct State {
     /// Whether MSI Enable and MSI-X Enable say if these are in use, by index. They do once one has been
     /// set: some clients have eventfds and nothing else.
     governed: [bool; 5],
+    /// How often that has changed which holds vectors back.
+    changes: u64,
     /// The MSI-X Table, if there is MSI-X.
     pub(super) table: Option<Table>,
 }
@@ -52,6 +54,8 @@ pub(super) struct Vector {
     pub(super) pending: bool,
     /// Raised while it was not, but too soon.
     pub(super) pace: Pace,
+    /// After so many [changes](Irqs::change) it was seen that it is in use and nothing holds it back.
+    free_since: u64,
 }
 
 impl Vector {
@@ -92,6 +96,7 @@ impl Irqs {
             stopped: false,
             gates: Gates::default(),
             governed: [false; 5],
+            changes: 1,
             table: msix.map(|msix| Table::new(msix.vectors)),
         };
         let (state, wanted) = (Mutex::new(state), AtomicBool::new(false));
@@ -101,6 +106,13 @@ impl Irqs {
     #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For whoever changes what holds vectors back: no vector is known to be free any more.
+    pub(super) fn change(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        state.changes += 1;
+        state
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -126,12 +138,23 @@ impl Irqs {
         may_master: bool,
     ) -> Result<Option<Duration>, IrqError> {
         let mut state = self.lock();
+        match state.find_free(vector) {
+            Some(free) if may_master => free.signal().map(|()| None),
+            _ => self.raise_any(&mut state, vector, may_master),
+        }
+    }
+
+    #[inline(never)]
+    fn raise_any(
+        &self,
+        state: &mut State,
+        vector: u32,
+        may_master: bool,
+    ) -> Result<Option<Duration>, IrqError> {
         let (index, vector) = state.find_message(vector, may_master)?;
-        let number = match index {
-            IrqIndex::Msi => vector % state.granted(index),
-            _ => vector,
-        };
-        state.raise(index, number, || self.now())
+        let granted = state.granted(index);
+        let shared = if vector < granted { vector } else { vector % granted };
+        state.raise(index, shared, || self.now())
     }
 
     /// Whether a message could be raised.
@@ -160,7 +183,7 @@ impl Irqs {
 
     /// How often vectors of a message signal at most; `None` chooses all.
     pub(crate) fn coalesce(&self, vector: Option<u32>, rule: Option<Coalescing>) {
-        let mut state = self.lock();
+        let mut state = self.change();
         let now = self.now();
         for index in [IrqIndex::Msi, IrqIndex::Msix] {
             let vectors = state.vectors[index as usize].iter_mut().enumerate();
@@ -197,7 +220,7 @@ impl Irqs {
     /// Does what configuration space says, which `read` reads: raises what has become free, and
     /// forgets what was pending of a type that is no longer enabled.
     pub(crate) fn configure(&self, read: impl FnOnce() -> Gates) {
-        let mut state = self.lock();
+        let mut state = self.change();
         let before = std::mem::replace(&mut state.gates, read());
         for index in [IrqIndex::Msi, IrqIndex::Msix] {
             let enabled = state.gates.enabled(index);
@@ -220,7 +243,7 @@ impl Irqs {
 
     /// Everything as at power-on, but for what the client has arranged: a reset took the pin down.
     pub(crate) fn reset(&self) {
-        let mut state = self.lock();
+        let mut state = self.change();
         self.want_pin(false);
         state.pin = false;
         state.gates = Gates::default();
@@ -233,7 +256,7 @@ impl Irqs {
 
     /// The client has gone: all its eventfds are closed.
     pub(crate) fn disconnect(&self) {
-        let mut state = self.lock();
+        let mut state = self.change();
         for index in IrqIndex::ALL {
             state.disable(index);
             state.vectors[index as usize].iter_mut().for_each(Vector::forget);
@@ -256,7 +279,6 @@ impl State {
 
     /// Whether the driver uses MSI or MSI-X: it is enabled, or has an eventfd if the client never
     /// enables it.
-    #[inline]
     fn in_use(&self, index: IrqIndex) -> bool {
         match index {
             IrqIndex::Msi | IrqIndex::Msix if self.governed[index as usize] => {
@@ -269,19 +291,26 @@ impl State {
         }
     }
 
-    #[inline]
     fn message_index(&self) -> Option<IrqIndex> {
         [IrqIndex::Msix, IrqIndex::Msi].into_iter().find(|index| self.in_use(*index))
     }
 
     /// The place of a message.
-    #[inline]
     fn find_message(&self, vector: u32, may_master: bool) -> Result<(IrqIndex, usize), IrqError> {
         let index = self.message_index().ok_or(IrqError::NotEnabled)?;
         if !may_master {
             return Err(IrqError::BusMasterDisabled);
         }
         Ok((index, self.find(index, vector)?))
+    }
+
+    /// The vector of a message, if nothing has changed since it was seen that nothing holds it back.
+    #[inline]
+    fn find_free(&mut self, message: u32) -> Option<&mut Vector> {
+        let (message, changes) = (message as usize, self.changes);
+        let is_free = |vector: &&mut Vector| vector.free_since == changes;
+        let [_, msi, msix, ..] = &mut self.vectors;
+        msix.get_mut(message).filter(is_free).or_else(|| msi.get_mut(message).filter(is_free))
     }
 
     /// How many vectors the driver has granted, at least 1. Software may grant fewer MSI vectors than
@@ -301,7 +330,6 @@ impl State {
     }
 
     /// Whether something other than coalescing holds a vector back.
-    #[inline]
     fn is_held(&self, index: IrqIndex, number: usize) -> bool {
         let Some(vector) = self.vectors[index as usize].get(number) else { return true };
         if self.stopped || vector.masked {
@@ -328,14 +356,13 @@ impl State {
 
     /// Raises a vector, and keeps it if it is held back. The eventfd is written under the lock: it
     /// can't be closed meanwhile.
-    #[inline]
     fn raise(
         &mut self,
         index: IrqIndex,
         number: usize,
         now: impl Fn() -> Duration,
     ) -> Result<Option<Duration>, IrqError> {
-        let held = self.is_held(index, number);
+        let (held, changes) = (self.is_held(index, number), self.changes);
         let Some(vector) = self.vectors[index as usize].get_mut(number) else {
             return Err(IrqError::NotEnabled);
         };
@@ -348,6 +375,8 @@ impl State {
             if let Verdict::At(until) = vector.pace.raise(now) {
                 return Ok(Some(until.saturating_sub(now)));
             }
+        } else {
+            vector.free_since = changes;
         }
         vector.signal().map(|()| None)
     }

@@ -31,7 +31,7 @@ impl Link {
     /// As [`take_command`](Self::take_command), for a client.
     #[inline]
     pub(super) fn begin(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
-        if self.is_held(session) { None } else { session.begin_command() }
+        if session.queued() == 0 || self.is_held(session) { None } else { session.begin_command() }
     }
 
     /// The command has been executed.

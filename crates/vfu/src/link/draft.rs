@@ -23,6 +23,7 @@ pub(crate) fn with_draft<T>(f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 }
 
 /// Keeps a buffer for a later message of this thread.
+#[inline]
 pub(super) fn give_back(draft: Vec<u8>) {
     if draft.capacity() > 0 {
         SPARE.with_borrow_mut(|spare| {

@@ -21,9 +21,13 @@ impl Link {
     /// When something has to be done if nothing comes.
     #[inline]
     pub(super) fn next_deadline(&self, state: &State) -> Option<Time> {
+        let asked = state.session.next_deadline();
+        if state.alarm.is_none() && state.opening.is_none() && !state.is_slow() {
+            return asked;
+        }
         let alarm = state.alarm.as_ref().map(|(at, _)| *at);
-        let asked = Time::first(state.session.next_deadline(), alarm);
-        Time::first(asked, Time::first(self.patience(state), state.opening))
+        let slow = Time::first(self.patience(state), state.opening);
+        Time::first(Time::first(asked, alarm), slow)
     }
 
     /// Does what is due now. Says whether anything was, and else when something will be.
@@ -35,12 +39,8 @@ impl Link {
     ) -> (bool, Option<Time>) {
         self.notice_stall(state, clock);
         let next = self.next_deadline(state);
-        if next.is_none() {
-            return (false, None);
-        }
-        let due = next.is_some_and(|next| next <= clock.now())
-            && (self.is_overdue(state, clock) || self.expire(state, clock));
-        (due, next)
+        let due = next.is_some_and(|next| next <= clock.now());
+        (due && (self.is_overdue(state, clock) || self.expire(state, clock)), next)
     }
 
     /// When the peer's slowness will have lasted too long.

@@ -12,47 +12,49 @@ use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use crate::transport::Received;
 
-/// The framers of the channels that a thread reads, for as long as it does.
+/// What a thread reads, for as long as it does.
 pub(super) struct Reading {
-    framers: [Option<Box<Framer<OwnedFd>>>; 2],
+    /// What it waits for comes here.
+    on: Channel,
+    framer: Box<Framer<OwnedFd>>,
+    /// That of the other channel, if it reads that as well.
+    other: Option<Box<Framer<OwnedFd>>>,
 }
 
 impl Reading {
-    /// The first channel that is read: nobody else reads it, so nobody else uses its wake-up.
-    pub(super) fn first(&self) -> Channel {
-        if self.framers[Channel::Main as usize].is_some() { Channel::Main } else { Channel::Twin }
+    /// The channel that nobody else reads: so nobody else uses its wake-up.
+    pub(super) fn channel(&self) -> Channel {
+        self.on
+    }
+
+    fn reads(&self, channel: Channel) -> bool {
+        channel == self.on || self.other.is_some()
     }
 }
 
 impl Link {
     /// Takes the part of the reader, if nobody reads the channel on which what we wait `on` comes.
-    /// Then the other one, too, if anything is due there that nobody reads: so something that is due
-    /// always has a reader who wants it, or one who will wake him.
-    ///
-    /// A channel on which nothing is due is left out, so that the other can be read without a poll;
-    /// but now and then, and when it is quiet, it is looked at too: the peer may have closed it, or
-    /// may send what it should not.
     pub(super) fn take_framers(
         &self,
         state: &mut State,
         on: Channel,
         quiet: bool,
     ) -> Option<Reading> {
-        let reads = self.channels_to_read(state, on, quiet)?;
-        let mut take = |channel: Channel| {
-            if reads[channel as usize] { state.framers[channel as usize].take() } else { None }
-        };
-        Some(Reading { framers: Channel::ALL.map(&mut take) })
+        let both = self.may_read(state, on, quiet)?;
+        let framer = state.framers[on as usize].take()?;
+        let other = if both { state.framers[on.other() as usize].take() } else { None };
+        Some(Reading { on, framer, other })
     }
 
-    /// The channels that [`take_framers`](Self::take_framers) takes.
+    /// Whether the channel on which what we wait `on` comes may be read now, by nobody else; and then,
+    /// whether the other one is to be read with it. It is if anything is due there that nobody reads: so
+    /// something that is due always has a reader who wants it, or one who will wake him.
+    ///
+    /// A channel on which nothing is due is left out, so that the other can be read without a poll;
+    /// but now and then, and when it is quiet, it is looked at too: the peer may have closed it, or
+    /// may send what it should not.
     #[inline]
-    pub(super) fn channels_to_read(
-        &self,
-        state: &mut State,
-        on: Channel,
-        quiet: bool,
-    ) -> Option<[bool; 2]> {
+    pub(super) fn may_read(&self, state: &mut State, on: Channel, quiet: bool) -> Option<bool> {
         // What another thread executes may be what we wait for; its end is told to sleepers only. On
         // two sockets it is nothing that replies wait for.
         let executing = state.session.is_executing() && on == state.session.command_channel();
@@ -60,24 +62,21 @@ impl Link {
         if executing || !readable {
             return None;
         }
-        let mut reads = [false; 2];
-        reads[on as usize] = true;
         let other = on.other();
-        if state.framers[other as usize].is_some() && !state.session.is_paused(other) {
-            let mut due = quiet || state.session.expects(other);
-            match self.tick.get() {
-                Some(tick) if !due => {
-                    let now = self.now();
-                    due = now.since(state.looked) >= (*tick).min(LOOK);
-                    if due {
-                        state.looked = now;
-                    }
-                }
-                _ => due = true,
-            }
-            reads[other as usize] = due;
+        if state.framers[other as usize].is_none() || state.session.is_paused(other) {
+            return Some(false);
         }
-        Some(reads)
+        match self.tick.get() {
+            Some(tick) if !quiet && !state.session.expects(other) => {
+                let now = self.now();
+                let due = now.since(state.looked) >= (*tick).min(LOOK);
+                if due {
+                    state.looked = now;
+                }
+                Some(due)
+            }
+            _ => Some(true),
+        }
     }
 
     /// Waits for the sockets, receives once, and gives the part back. False if only the time has
@@ -90,10 +89,10 @@ impl Link {
     ) -> (MutexGuard<'_, State>, bool) {
         let result = self.look_then(&mut reading, |reading| {
             if blind {
-                return self.receive(reading, [true; 2], true);
+                return self.receive_on(reading.on, &mut reading.framer, true);
             }
             let ready = self.poll_in(reading, until).map_err(lost)?;
-            self.receive(reading, ready, false).map(|_| true)
+            self.receive(reading, ready).map(|_| true)
         });
         let came = !matches!(result, Ok(false));
         let mut state = self.lock();
@@ -114,9 +113,8 @@ impl Link {
         until: Option<Time>,
         clock: &Clock<'_>,
     ) -> bool {
-        let both = reading.framers.iter().all(Option::is_some);
         let in_time = |t: Time| self.tick.get().is_some_and(|tick| t.since(clock.now()) >= *tick);
-        !both && !self.has_unsent() && until.is_none_or(in_time)
+        reading.other.is_none() && !self.has_unsent() && until.is_none_or(in_time)
     }
 
     /// Waits until a channel that we read can be read, or an outbox written, and flushes that; or
@@ -124,13 +122,13 @@ impl Link {
     fn poll_in(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
         let socket = |channel: Channel| {
             let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, reading.framers[channel as usize].is_some());
+            flags.set(PollFlags::IN, reading.reads(channel));
             flags.set(PollFlags::OUT, self.unsent(channel) > 0);
             // One without flags would still report that it is closed: it is left out.
             let socket = self.socket(channel).as_fd();
             (!flags.is_empty()).then(|| PollFd::from_borrowed_fd(socket, flags))
         };
-        let wake = self.poll_wake(reading.first());
+        let wake = self.poll_wake(reading.on);
         let until = self.until_woken(wake, until);
         let wake_fd = wake.map(|wake| PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN));
         let places = [socket(Channel::Main), socket(Channel::Twin), wake_fd];
@@ -160,24 +158,18 @@ impl Link {
         Ok(ready)
     }
 
-    /// One receive on each channel of `reading` that is `ready`. Says whether anything came.
-    #[inline]
-    pub(super) fn receive(
-        &self,
-        reading: &mut Reading,
-        ready: [bool; 2],
-        wait: bool,
-    ) -> Result<bool, Closed> {
-        let mut came = false;
-        for channel in Channel::ALL {
-            let framer = &mut reading.framers[channel as usize];
-            if let Some(framer) = framer.as_mut().filter(|_| ready[channel as usize]) {
-                came |= self.receive_on(channel, framer, wait)?;
-            }
+    /// One receive, without waiting, on each channel of `reading` that is `ready`. Says whether anything
+    /// came.
+    pub(super) fn receive(&self, reading: &mut Reading, ready: [bool; 2]) -> Result<bool, Closed> {
+        let Reading { on, framer, other } = reading;
+        let mut came = ready[*on as usize] && self.receive_on(*on, framer, false)?;
+        if let Some(framer) = other.as_mut().filter(|_| ready[on.other() as usize]) {
+            came |= self.receive_on(on.other(), framer, false)?;
         }
         Ok(came)
     }
 
+    /// One receive. Says whether anything came.
     #[inline]
     fn receive_on(
         &self,
@@ -191,7 +183,11 @@ impl Link {
         let mut fds = Vec::new();
         match self.socket(channel).recv(&mut space[..most], &mut fds, wait) {
             Ok(Received::Bytes(n)) => {
-                framer.received(n, fds);
+                if fds.is_empty() {
+                    framer.received(n, []);
+                } else {
+                    framer.received(n, fds);
+                }
                 if limit.is_some() && channel == Channel::Main {
                     self.filled.store(n == most, Ordering::Relaxed);
                 }
@@ -225,12 +221,15 @@ impl Link {
         result: Result<bool, Closed>,
     ) {
         let came = !matches!(result, Ok(false));
-        for (channel, framer) in Channel::ALL.into_iter().zip(reading.framers) {
-            if framer.is_some() {
-                state.framers[channel as usize] = framer;
-                if came {
-                    self.pump_channel(state, channel);
-                }
+        let Reading { on, framer, other } = reading;
+        state.framers[on as usize] = Some(framer);
+        if came {
+            self.pump_channel(state, on);
+        }
+        if other.is_some() {
+            state.framers[on.other() as usize] = other;
+            if came {
+                self.pump_channel(state, on.other());
             }
         }
         if let Err(why) = result {
@@ -239,24 +238,29 @@ impl Link {
         self.wake_sleepers(state);
     }
 
-    /// One receive on each of these channels, without waiting. So the state can stay ours meanwhile, and
-    /// the part of the reader need not be taken. Says whether anything came.
+    /// One receive, without waiting, `on` one channel and perhaps on the other. So the state can stay ours
+    /// meanwhile, and the part of the reader need not be taken. Says whether anything came.
     #[inline]
-    pub(super) fn receive_now(&self, state: &mut State, reads: [bool; 2]) -> bool {
-        let mut came = false;
-        for channel in Channel::ALL.into_iter().filter(|channel| reads[*channel as usize]) {
-            let Some(framer) = &mut state.framers[channel as usize] else { continue };
-            match self.receive_on(channel, framer, false) {
-                Ok(false) => continue,
-                Ok(true) => self.pump_channel(state, channel),
-                Err(why) => self.end_session(state, why),
-            }
-            came = true;
+    pub(super) fn receive_now(&self, state: &mut State, on: Channel, both: bool) -> bool {
+        let mut came = self.receive_now_on(state, on);
+        if both {
+            came |= self.receive_now_on(state, on.other());
         }
         if came {
             self.wake_sleepers(state);
         }
         came
+    }
+
+    #[inline]
+    fn receive_now_on(&self, state: &mut State, channel: Channel) -> bool {
+        let Some(framer) = &mut state.framers[channel as usize] else { return false };
+        match self.receive_on(channel, framer, false) {
+            Ok(false) => return false,
+            Ok(true) => self.pump_channel(state, channel),
+            Err(why) => self.end_session(state, why),
+        }
+        true
     }
 
     #[cold]

@@ -54,10 +54,16 @@ impl Link {
         while let Some(done) = spare[index].pop() {
             framer.recycle(done);
         }
-        while framer.is_mid_message() && session.closed().is_none() {
+        while session.closed().is_none() {
+            if !framer.is_mid_message() {
+                *begun = None;
+                return;
+            }
             if session.is_paused(channel) {
+                // What finds no room is not the peer's to finish.
+                *begun = None;
                 state.unsorted = true;
-                break;
+                return;
             }
             match framer.pop() {
                 Ok(Some(message)) => {
@@ -72,7 +78,10 @@ impl Link {
                         Err(why) => debug!(%why, "session ends"),
                     }
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    begun.get_or_insert_with(|| self.now());
+                    return;
+                }
                 Err(e) if state.lenient && !self.is_left_unread(channel, session) => {
                     debug!(%e, "message refused");
                     framer.skip_refused();
@@ -84,15 +93,7 @@ impl Link {
                 Err(e) => self.end_broken(session, channel, e),
             }
         }
-        // What finds no room is not the peer's to finish.
-        if !framer.is_mid_message() || session.is_paused(channel) {
-            *begun = None;
-        } else if begun.is_none() {
-            *begun = Some(self.now());
-        }
-        if session.closed().is_some() {
-            self.hang_up(state);
-        }
+        self.hang_up(state);
     }
 
     /// Whether the peer leaves so much unread that no more is to be added.

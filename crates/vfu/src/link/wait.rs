@@ -83,7 +83,7 @@ impl Link {
                     state.blind += usize::from(blind);
                     state.looks_up = until.filter(|_| !blind);
                     if !blind {
-                        self.poll_wake(reading.first());
+                        self.poll_wake(reading.channel());
                     }
                     drop(state);
                     let (state, came) = self.read(reading, until, blind);
@@ -130,10 +130,10 @@ impl Link {
         }
         for quiet in [false, true] {
             let channel = state.session.command_channel();
-            let Some(reads) = self.channels_to_read(&mut state, channel, quiet) else {
+            let Some(both) = self.may_read(&mut state, channel, quiet) else {
                 return (state, false);
             };
-            let came = self.receive_now(&mut state, reads);
+            let came = self.receive_now(&mut state, channel, both);
             state = self.deliver(state);
             if came || !self.has_twin() {
                 return (state, came);
@@ -154,7 +154,7 @@ impl Link {
             let reading = neglected.then(|| self.take_framers(&mut state, on, true)).flatten();
             state = match reading {
                 Some(reading) => {
-                    self.poll_wake(reading.first());
+                    self.poll_wake(reading.channel());
                     drop(state);
                     self.read(reading, until, false).0
                 }

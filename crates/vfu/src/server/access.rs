@@ -105,7 +105,7 @@ impl Executor {
             Answers::Config
         } else if self.shared.is_asleep() {
             Answers::Nobody("the device is not in D0")
-        } else if let Some(library) = self.what_is_not_plain(region, offset, len) {
+        } else if let Some(library) = self.library_answers(region, offset, len) {
             library
         } else if self.is_frozen() {
             Answers::Nobody("the device is being moved")
@@ -115,7 +115,7 @@ impl Executor {
     }
 
     /// Who answers a read of what is the library's.
-    fn what_is_not_plain(&self, region: u32, offset: u64, len: usize) -> Option<Answers<'_>> {
+    fn library_answers(&self, region: u32, offset: u64, len: usize) -> Option<Answers<'_>> {
         if self.regions.is_plain(region) {
             None
         } else if region == ROM_REGION {
