@@ -8,6 +8,7 @@ use super::eventfd::EventFd;
 use super::gates::Gates;
 use super::msix::Table;
 use super::pace::{Coalescing, Pace, Verdict};
+use super::rescue::Distrust;
 use super::{IrqError, IrqIndex};
 use crate::pci::{ConfigSpace, MsixState};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,8 @@ pub(super) struct State {
     changes: u64,
     /// The MSI-X Table, if there is MSI-X.
     pub(super) table: Option<Table>,
+    /// Of the eventfds of this session.
+    pub(super) distrust: Distrust,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +101,7 @@ impl Irqs {
             governed: [false; 5],
             changes: 1,
             table: msix.map(|msix| Table::new(msix.vectors)),
+            distrust: Distrust::default(),
         };
         let (state, wanted) = (Mutex::new(state), AtomicBool::new(false));
         Irqs { state, wanted, msix, origin: Instant::now() }
@@ -265,6 +269,7 @@ impl Irqs {
         if let Some(table) = &mut state.table {
             table.disconnect();
         }
+        state.distrust = Distrust::default();
     }
 }
 
