@@ -73,7 +73,8 @@ fn each_mask_holds_a_vector_that_was_free_before() {
     let bench = Bench::new();
     let msix = bench.enable_msix(8);
     let (client, eventfds) = (bench.vmm.client(), msix.fds());
-    let masks: [(&dyn Fn(), &dyn Fn()); 4] = [
+    type Step<'a> = &'a dyn Fn();
+    let masks: [(Step, Step); 4] = [
         (&|| bench.mask_entry(2, true), &|| bench.mask_entry(2, false)),
         (&|| bench.msix_control(MSIX_ENABLE | MSIX_FUNCTION_MASK), &|| {
             bench.msix_control(MSIX_ENABLE);
