@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use tracing::debug;
-use vfu_proto::session::{Channel, Closed, Framer, Time};
+use vfu_proto::session::{Channel, Closed, Framer, Sink, Time};
 
 use super::{Clock, LOOK, Link, State, lost};
 use crate::sync::MutexGuard;
@@ -86,13 +86,17 @@ impl Link {
         mut reading: Reading,
         until: Option<Time>,
         blind: bool,
+        sink: Option<&mut Sink<'_>>,
     ) -> (MutexGuard<'_, State>, bool) {
-        let result = self.look_then(&mut reading, |reading| {
-            if blind {
-                return self.receive_on(reading.on, &mut reading.framer, true);
-            }
-            let ready = self.poll_in(reading, until).map_err(lost)?;
-            self.receive(reading, ready).map(|_| true)
+        let data = sink.and_then(|sink| self.read_data(&mut reading, until, blind, sink));
+        let result = data.unwrap_or_else(|| {
+            self.look_then(&mut reading, |reading| {
+                if blind {
+                    return self.receive_on(reading.on, &mut reading.framer, true, None);
+                }
+                let ready = self.poll_in(reading, until).map_err(lost)?;
+                self.receive(reading, ready).map(|_| true)
+            })
         });
         let came = !matches!(result, Ok(false));
         let mut state = self.lock();
@@ -104,6 +108,62 @@ impl Link {
         (state, came)
     }
 
+    /// If what comes next is data that `sink` is for, receives it there: as much as comes before there is
+    /// something else to see to.
+    fn read_data(
+        &self,
+        reading: &mut Reading,
+        until: Option<Time>,
+        blind: bool,
+        sink: &mut Sink<'_>,
+    ) -> Option<Result<bool, Closed>> {
+        if sink.channel() != reading.on {
+            return None;
+        }
+        reading.framer.space_in(sink)?;
+        let received = self.receive_data(reading, until, blind, sink);
+        Some(reading.framer.settle(sink).map_err(Closed::Framing).and(received))
+    }
+
+    fn receive_data(
+        &self,
+        reading: &mut Reading,
+        until: Option<Time>,
+        blind: bool,
+        sink: &mut Sink<'_>,
+    ) -> Result<bool, Closed> {
+        let (channel, mut came) = (reading.on, false);
+        if !blind {
+            // Most often it is here, behind its head.
+            self.receive_on(channel, &mut reading.framer, false, Some(sink))?;
+            if reading.framer.missing() == 0 {
+                return Ok(true);
+            }
+        }
+        loop {
+            let ready = match blind {
+                true if came && !self.is_in_time(until, self.now()) => break,
+                true => [true; 2],
+                false => self.poll_in(reading, until).map_err(lost)?,
+            };
+            let mut more = ready[channel as usize];
+            let other = reading.other.as_mut().filter(|_| ready[channel.other() as usize]);
+            if let Some(framer) = other {
+                self.receive_on(channel.other(), framer, false, None)?;
+                more = false;
+            }
+            if !ready[channel as usize] {
+                break;
+            }
+            let received = self.receive_on(channel, &mut reading.framer, blind, Some(sink))?;
+            came |= received;
+            if !more || !received || reading.framer.missing() == 0 {
+                break;
+            }
+        }
+        Ok(came || !blind)
+    }
+
     /// Whether a receive that waits will do: one channel, nothing to send, and it ends in time, as
     /// it does after a tick.
     #[inline]
@@ -113,8 +173,13 @@ impl Link {
         until: Option<Time>,
         clock: &Clock<'_>,
     ) -> bool {
-        let in_time = |t: Time| self.tick.get().is_some_and(|tick| t.since(clock.now()) >= *tick);
-        reading.other.is_none() && !self.has_unsent() && until.is_none_or(in_time)
+        let in_time = || until.is_none() || self.is_in_time(until, clock.now());
+        reading.other.is_none() && !self.has_unsent() && in_time()
+    }
+
+    /// Whether a receive that waits ends by then, as it does after a tick.
+    fn is_in_time(&self, until: Option<Time>, now: Time) -> bool {
+        until.is_none_or(|t| self.tick.get().is_some_and(|tick| t.since(now) >= *tick))
     }
 
     /// Waits until a channel that we read can be read, or an outbox written, and flushes that; or
@@ -162,9 +227,9 @@ impl Link {
     /// came.
     pub(super) fn receive(&self, reading: &mut Reading, ready: [bool; 2]) -> Result<bool, Closed> {
         let Reading { on, framer, other } = reading;
-        let mut came = ready[*on as usize] && self.receive_on(*on, framer, false)?;
+        let mut came = ready[*on as usize] && self.receive_on(*on, framer, false, None)?;
         if let Some(framer) = other.as_mut().filter(|_| ready[on.other() as usize]) {
-            came |= self.receive_on(on.other(), framer, false)?;
+            came |= self.receive_on(on.other(), framer, false, None)?;
         }
         Ok(came)
     }
@@ -176,9 +241,13 @@ impl Link {
         channel: Channel,
         framer: &mut Framer<OwnedFd>,
         wait: bool,
+        sink: Option<&mut Sink<'_>>,
     ) -> Result<bool, Closed> {
         let limit = self.receive_limit(framer);
-        let space = framer.space();
+        let space = match sink {
+            Some(sink) => framer.space_in(sink).unwrap_or_default(),
+            None => framer.space(),
+        };
         let most = limit.map_or(space.len(), |limit| limit.clamp(1, space.len()));
         let mut fds = Vec::new();
         match self.socket(channel).recv(&mut space[..most], &mut fds, wait) {
@@ -255,7 +324,7 @@ impl Link {
     #[inline]
     fn receive_now_on(&self, state: &mut State, channel: Channel) -> bool {
         let Some(framer) = &mut state.framers[channel as usize] else { return false };
-        match self.receive_on(channel, framer, false) {
+        match self.receive_on(channel, framer, false, None) {
             Ok(false) => return false,
             Ok(true) => self.pump_channel(state, channel),
             Err(why) => self.end_session(state, why),
