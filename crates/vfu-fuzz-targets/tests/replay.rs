@@ -26,6 +26,7 @@ const MOST: usize = 450;
 
 #[test]
 fn the_corpus_is_small() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     for target in TARGETS {
         let corpus = corpus(target);
         assert!(corpus.len() <= MOST, "{}: {} inputs", target.name, corpus.len());
