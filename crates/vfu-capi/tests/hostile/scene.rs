@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use vfu_testkit::{DEADLINE, RawPeer};
 
 use crate::talk::Talk;
@@ -142,6 +143,17 @@ impl Scene {
     /// Descriptors that the server has open.
     pub(crate) fn fds(&self) -> usize {
         Snapshot::of(self.child.id()).fds.values().sum()
+    }
+
+    /// Lets the server have so many bytes more than it has, and no more; `None`: as many as there are.
+    pub(crate) fn limit_memory(&self, room: Option<u64>) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the server lives");
+        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+        let size = size.and_then(|size| size.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        let current = room.map(|room| (size.expect("a number in status") << 10) + room);
+        let limit = Rlimit { current, maximum: None };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::As, limit).expect("a child of ours");
     }
 
     pub(crate) fn vmas(&self) -> usize {

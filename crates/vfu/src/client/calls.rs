@@ -243,7 +243,7 @@ impl Client {
             self.start_service()?;
         }
         // The server may use it before we see its reply.
-        let before = self.inner.maps.insert(address, size, flags, &memory);
+        let before = self.inner.maps.insert(address, size, flags, &memory)?;
         let request = Request::DmaMap(DmaMap { flags, offset, address, size });
         let result = self.call(&request, fd.as_slice());
         if result.is_err() {
