@@ -33,7 +33,7 @@ macro_rules! kinds {
 kinds! {
     /// nobody accepts connections any more
     Dead = "dead";
-    /// a new connection is not served in time
+    /// a new connection is not served, or not in time
     Hung = "hung";
     /// a command on a connection that was kept open got no reply in time
     Unanswered = "unanswered";

@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use vfu_proto::wire::Command;
+
 use crate::campaign::{Ended, Event, Found, FuzzError, Options, Report, Shape, Target};
 use crate::finding::{Finding, Kind};
-use crate::generate::case;
-use crate::minimise::{Outcome, minimise};
+use crate::generate::{Area, case};
+use crate::minimise::{Outcome, fewer, minimise};
 use crate::restart::{Program, crashed, describe};
 use crate::script::{Connection, Script, Step};
+use crate::search;
 use crate::session::{Peer, play};
 use crate::stats::Stats;
 use crate::survey::{JSON, Survey, survey, version};
@@ -29,6 +32,12 @@ const LEAK_ROUNDS: u64 = 16;
 
 /// How often something that can't be repeated is tried to be.
 const REPEATS: u64 = 8;
+
+/// So many cases at first look for what makes the device reach memory, an eighth at most of all.
+const SEARCHES: u64 = 400;
+
+/// So many ways to reach memory are enough.
+const DOORBELLS: usize = 8;
 
 /// How long a process may take from closing its first socket to its end.
 const DYING: Duration = Duration::from_secs(1);
@@ -112,13 +121,21 @@ impl<'a> Run<'a> {
             if self.stop.load(Ordering::Relaxed) {
                 return Ended::Stopped;
             }
-            let script = case(self.options.seed, number, &self.options.areas, &self.survey);
+            let searches = self.searches(number);
+            let script = match searches {
+                true => search::search(self.options.seed, number, &self.survey),
+                false => case(self.options.seed, number, &self.options.areas, &self.survey),
+            };
             if self.recent.len() == KEPT {
                 self.recent.pop_front();
             }
             self.recent.push_back(script.clone());
+            let dma = self.stats.dma;
             let found = self.once(&script);
             self.stats.cases += 1;
+            if searches && self.stats.dma > dma && found.is_empty() {
+                self.learn(&script);
+            }
             if let Some(ended) = self.handle(found, Some(number)) {
                 return ended;
             }
@@ -131,6 +148,32 @@ impl<'a> Run<'a> {
             (self.show)(Event::Progress(&self.stats));
         }
         Ended::Done
+    }
+
+    /// Whether this case is a search.
+    fn searches(&self, number: u64) -> bool {
+        let eighth = self.options.cases.map_or(SEARCHES, |cases| cases / 8);
+        // A device may be slow.
+        let in_time = self.options.time.is_none_or(|time| self.began.elapsed() < time / 8);
+        let wanted = self.options.areas.contains(&Area::Dma) && in_time;
+        wanted && number < SEARCHES.min(eighth) && self.survey.doorbells.len() < DOORBELLS
+    }
+
+    /// Which accesses of a search made the device reach memory.
+    fn learn(&mut self, search: &Script) {
+        let mut stats = Stats::default();
+        let accesses = fewer(search::accesses(search), &mut |accesses| {
+            let dma = stats.dma;
+            let found = self.quiet(&search::with(accesses), &mut stats);
+            // One that has died of it will be found so by the next case.
+            found.is_empty().then_some(stats.dma > dma)
+        });
+        let Some(accesses) = accesses else { return };
+        let doorbells = &mut self.survey.doorbells;
+        if !doorbells.iter().any(|known| search::alike(known, &accesses)) {
+            doorbells.push(accesses);
+            self.stats.doorbells += 1;
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -165,28 +208,35 @@ impl<'a> Run<'a> {
                 break;
             }
         }
+        let is_closed = |finding: &Finding| finding.kind == Kind::Closed;
+        let mut turned_away = false;
         if !found.iter().any(Finding::is_fatal) {
-            let good = good_connection();
             let mut probed = Vec::new();
             // One that is just ending may take a connection with it.
             for _ in 0..5 {
-                probed = play(peer, &good, &mut Stats::default());
-                if !probed.iter().any(|finding| finding.kind == Kind::Closed) {
+                probed = probe(peer);
+                turned_away = probed.iter().any(is_closed);
+                if !turned_away {
                     break;
                 }
+                // The end of a listener has no event.
+                std::thread::sleep(Duration::from_millis(5));
             }
             found.extend(probed);
         }
         // The sockets of one that dies are closed one after the other.
-        let closed = found.iter().any(|finding| finding.kind == Kind::Closed);
-        if closed && self.has_ended(DYING) {
+        if found.iter().any(is_closed) && self.has_ended(DYING) {
             found.push(Finding::new(Kind::Dead, None, "the server's process is no more"));
+        } else if turned_away {
+            let text = "new connections are closed, whatever they say";
+            found.push(Finding::new(Kind::Hung, None, text));
         }
         let dead = found.iter().position(|finding| finding.kind == Kind::Dead);
         if let (Some(at), Some(program)) = (dead, &mut self.target.program) {
             if let Some(status) = program.wait(Duration::from_secs(2)) {
                 if self.options.may_exit && !crashed(status) {
-                    return Vec::new();
+                    found.retain(|finding| !matches!(finding.kind, Kind::Dead | Kind::Closed));
+                    return found;
                 }
                 if let Some(finding) = found.get_mut(at) {
                     finding.text = format!("{}; it ended with {}", finding.text, describe(status));
@@ -311,7 +361,7 @@ impl<'a> Run<'a> {
         }
         let (path, timeout) = (self.target.path.as_path(), self.options.timeout);
         let peer = Peer { path, timeout, survey: &self.survey };
-        play(peer, &good_connection(), &mut Stats::default()).is_empty()
+        probe(peer).is_empty()
     }
 
     /// Makes what was found as small as can be.
@@ -406,9 +456,16 @@ impl<'a> Run<'a> {
 }
 
 /// A connection in which nothing is wrong.
-fn good_connection() -> Connection {
+fn probe(peer: Peer<'_>) -> Vec<Finding> {
     let steps = vec![Step::Send(Box::new(version(JSON))), Step::Wait];
-    Connection { steps, ..Connection::default() }
+    let mut stats = Stats::default();
+    let mut found = play(peer, &Connection { steps, ..Connection::default() }, &mut stats);
+    if found.is_empty() && stats.answers == 0 {
+        // Others may be closed before the answer to VERSION, for what it says.
+        let text = "a connection is closed though its VERSION is well-formed";
+        found.push(Finding::new(Kind::Closed, Some(Command::Version.as_u16()), text));
+    }
+    found
 }
 
 fn joined(scripts: &VecDeque<Script>) -> Script {
