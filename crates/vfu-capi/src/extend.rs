@@ -12,20 +12,31 @@ use crate::types::Ctx;
 const HELD: Duration = Duration::from_millis(10);
 
 /// `vfu_rs_limits_t`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Limits {
-    size: usize,
-    dma_timeout_ms: u32,
-    handler_timeout_ms: u32,
-    handshake_timeout_ms: u32,
-    message_timeout_ms: u32,
-    send_timeout_ms: u32,
-    outstanding: u32,
-    zombies: u32,
-    queued_commands: u32,
-    queued_bytes: u64,
-    unsent_bytes: u64,
+    /// Of this structure, in bytes: filled in by the program.
+    pub size: usize,
+    /// One DMA message.
+    pub dma_timeout_ms: u32,
+    /// All DMA messages of one callback.
+    pub handler_timeout_ms: u32,
+    /// From connecting to VERSION.
+    pub handshake_timeout_ms: u32,
+    /// From the first byte of a message to the last.
+    pub message_timeout_ms: u32,
+    /// The client reads nothing.
+    pub send_timeout_ms: u32,
+    /// DMA messages under way at once.
+    pub outstanding: u32,
+    /// Replies still owed to DMA that was given up.
+    pub zombies: u32,
+    /// Commands that wait.
+    pub queued_commands: u32,
+    /// And their bytes.
+    pub queued_bytes: u64,
+    /// Replies that the client leaves unread, in bytes.
+    pub unsent_bytes: u64,
 }
 
 /// `vfu_rs_counters_t`.

@@ -11,7 +11,7 @@ use vfu::wire::Errno;
 use vfu_testkit::{RawPeer, SharedRam, message};
 
 use crate::specimen::READ;
-use crate::talk::{INVALID, Talk, borrowed, bytes, eventfds};
+use crate::talk::{INVALID, borrowed, bytes, eventfds};
 use crate::{both, both_with};
 
 const BASE: u64 = 0x10_0000;
