@@ -4,6 +4,8 @@ use std::ffi::c_int;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use vfu::MemoryPolicy;
+
 use crate::ctx::{context, lock};
 use crate::errno::{EBUSY, EINVAL, ENOENT, ENOTCONN, entry};
 use crate::types::Ctx;
@@ -141,6 +143,29 @@ pub unsafe extern "C" fn vfu_rs_set_limits(ctx: *mut Ctx, limits: *const Limits)
         let timeout = limits.handler_timeout;
         drop(limits);
         ctx.station().set_handler_timeout(timeout);
+        Ok(0)
+    })
+}
+
+/// Says how the memory of clients to come is reached.
+///
+/// # Safety
+/// As the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfu_rs_set_memory_policy(ctx: *mut Ctx, policy: c_int) -> c_int {
+    entry(-1, || {
+        let ctx = context!(ctx);
+        let policy = match policy {
+            0 => MemoryPolicy::Trusting,
+            1 => MemoryPolicy::Guarded,
+            2 => MemoryPolicy::Copying,
+            3 => MemoryPolicy::Sealed,
+            _ => return Err(EINVAL),
+        };
+        if ctx.session().is_some() {
+            return Err(EBUSY);
+        }
+        ctx.station().set_memory_policy(policy);
         Ok(0)
     })
 }

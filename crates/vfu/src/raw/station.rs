@@ -39,6 +39,11 @@ impl Station {
         self.shared.set_handler_timeout(timeout);
     }
 
+    /// How memory is reached that clients share from now on, and what becomes of it if they take it away.
+    pub fn set_memory_policy(&self, policy: MemoryPolicy) {
+        self.shared.table.files.set_policy(policy);
+    }
+
     /// Runs `f` as a handler of an access: it may wait for DMA.
     pub fn handle<T>(&self, f: impl FnOnce() -> T) -> T {
         context::run(&self.shared, Inside::Handler, f)
