@@ -114,6 +114,11 @@ impl Finding {
         }
     }
 
+    /// Whether the server holds more than it did.
+    pub(crate) fn is_growth(&self) -> bool {
+        matches!(self.kind, Kind::DescriptorLeak | Kind::MappingLeak | Kind::Memory)
+    }
+
     /// Whether the server serves nobody any more.
     pub fn is_fatal(&self) -> bool {
         matches!(self.kind, Kind::Dead | Kind::Hung)

@@ -1,5 +1,7 @@
 //! A run while it lasts: plays, judges, minimises, and keeps the server alive.
 
+mod growth;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,12 +26,6 @@ const LOOK_EVERY: u64 = 64;
 /// How many cases are kept, for what one of them alone does not do again.
 const KEPT: usize = LOOK_EVERY as usize;
 
-/// So many more descriptors or mappings than at first are no accident.
-const LEAK: u64 = 16;
-
-/// How often a script is played to see whether it leaks: as often as it must show.
-const LEAK_ROUNDS: u64 = 16;
-
 /// How often something that can't be repeated is tried to be.
 const REPEATS: u64 = 8;
 
@@ -38,6 +34,9 @@ const SEARCHES: u64 = 400;
 
 /// So many ways to reach memory are enough.
 const DOORBELLS: usize = 8;
+
+/// How long to wait for answers in a server that is known to leave some out.
+const IMPATIENT: Duration = Duration::from_millis(200);
 
 /// How long a process may take from closing its first socket to its end.
 const DYING: Duration = Duration::from_secs(1);
@@ -56,6 +55,8 @@ pub(crate) struct Run<'a> {
     baseline: Option<Usage>,
     first: Option<Usage>,
     last: Option<Usage>,
+    /// How long commands may take. What is known to be left unanswered is not waited for so long.
+    patience: Duration,
     began: Instant,
 }
 
@@ -88,6 +89,7 @@ impl<'a> Run<'a> {
             baseline: None,
             first: None,
             last: None,
+            patience: options.timeout,
             began: Instant::now(),
         };
         run.take_baseline();
@@ -96,7 +98,7 @@ impl<'a> Run<'a> {
     }
 
     fn take_baseline(&mut self) {
-        self.baseline = self.process.as_ref().ok().and_then(Watch::usage_with_client);
+        self.baseline = self.look();
     }
 
     /// Plays one script, once, and then as often as it takes to see whether it leaks.
@@ -105,9 +107,11 @@ impl<'a> Run<'a> {
         let found = self.once(script);
         self.stats.cases = 1;
         let mut ended = self.handle(found, None);
-        if ended.is_none() && self.baseline.is_some() {
-            let leaks = self.leaks(script);
-            ended = self.handle(leaks, None);
+        for look in [Run::leaks, Run::hoards] {
+            if ended.is_none() && self.baseline.is_some() {
+                let found = look(self, script);
+                ended = self.handle(found, None);
+            }
         }
         ended.unwrap_or(Ended::Done)
     }
@@ -200,7 +204,7 @@ impl<'a> Run<'a> {
                 return vec![Finding::new(Kind::Dead, None, "the server does not start any more")];
             }
         }
-        let peer = Peer { path, timeout, survey: &self.survey };
+        let peer = Peer { path, timeout, patience: self.patience, survey: &self.survey };
         let mut found = Vec::new();
         for connection in &script.connections {
             found.extend(play(peer, connection, stats));
@@ -225,7 +229,7 @@ impl<'a> Run<'a> {
             found.extend(probed);
         }
         // The sockets of one that dies are closed one after the other.
-        if found.iter().any(is_closed) && self.has_ended(DYING) {
+        if found.iter().any(is_closed) && self.has_ended(self.dying()) {
             found.push(Finding::new(Kind::Dead, None, "the server's process is no more"));
         } else if turned_away {
             let text = "new connections are closed, whatever they say";
@@ -246,6 +250,13 @@ impl<'a> Run<'a> {
         found
     }
 
+    /// How long the server may take to die after it has closed a connection. One that is known to
+    /// close them for no reason is not waited for so long.
+    fn dying(&self) -> Duration {
+        let closes = self.found.iter().any(|found| found.finding.kind == Kind::Closed);
+        if closes { DYING / 10 } else { DYING }
+    }
+
     /// Whether the server's process ends within this time. One that can't be watched does not.
     fn has_ended(&mut self, within: Duration) -> bool {
         if let Some(program) = &mut self.target.program {
@@ -264,54 +275,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What the server holds more than at first.
-    fn grown(&mut self) -> Vec<Finding> {
-        let usage = self.process.as_ref().ok().and_then(Watch::usage_with_client);
-        let (Some(usage), Some(baseline)) = (usage, self.baseline) else { return Vec::new() };
-        self.last = Some(usage);
-        let mut found = Vec::new();
-        let mut more = |kind, what: &str, now: u64, then: u64, limit: u64, unit: &str| {
-            if now > then + limit {
-                let text = format!("{what} of the server: {now}{unit}, and {then}{unit} before");
-                found.push(Finding::new(kind, None, text));
-            }
-        };
-        let (now, then) = (usage, baseline);
-        more(Kind::DescriptorLeak, "descriptors", now.descriptors, then.descriptors, LEAK, "");
-        more(Kind::MappingLeak, "mappings", now.mappings, then.mappings, 4 * LEAK, "");
-        let limit = self.options.memory_kib;
-        more(Kind::Memory, "memory", now.memory_kib, then.memory_kib, limit, " KiB");
-        if !found.is_empty() {
-            self.baseline = Some(usage);
-        }
-        found.retain(|finding| !self.options.ignore.contains(&finding.kind));
-        found
-    }
-
-    /// Whether a script leaves something in the server each time.
-    fn leaks(&mut self, script: &Script) -> Vec<Finding> {
-        let Ok(watch) = self.process.clone() else { return Vec::new() };
-        let Some(before) = watch.usage_with_client() else { return Vec::new() };
-        for _ in 0..LEAK_ROUNDS {
-            let found = self.quiet(script, &mut Stats::default());
-            if found.iter().any(Finding::is_fatal) {
-                return found;
-            }
-        }
-        let Some(after) = watch.usage_with_client() else { return Vec::new() };
-        let mut found = Vec::new();
-        let mut more = |kind, what: &str, now: u64, then: u64| {
-            if now >= then + LEAK_ROUNDS {
-                let more = now - then;
-                let text = format!("{more} {what} more after {LEAK_ROUNDS} times");
-                found.push(Finding::new(kind, None, text));
-            }
-        };
-        more(Kind::DescriptorLeak, "descriptors", after.descriptors, before.descriptors);
-        more(Kind::MappingLeak, "mappings", after.mappings, before.mappings);
-        found
-    }
-
     /// Counts what is known, minimises what is new. Gives the end of the run, if this is it.
     fn handle(&mut self, found: Vec<Finding>, case: Option<u64>) -> Option<Ended> {
         let mut ended = None;
@@ -323,6 +286,9 @@ impl<'a> Run<'a> {
                     (self.show)(Event::New(&finding));
                     let new = self.examine(finding, case);
                     (self.show)(Event::Found(&new));
+                    if new.finding.kind == Kind::Unanswered {
+                        self.patience = self.patience.min(IMPATIENT);
+                    }
                     self.found.push(new);
                 }
                 Some(at) => self.again(at, finding, case),
@@ -360,7 +326,7 @@ impl<'a> Run<'a> {
             return restarted;
         }
         let (path, timeout) = (self.target.path.as_path(), self.options.timeout);
-        let peer = Peer { path, timeout, survey: &self.survey };
+        let peer = Peer { path, timeout, patience: self.patience, survey: &self.survey };
         probe(peer).is_empty()
     }
 
@@ -375,9 +341,11 @@ impl<'a> Run<'a> {
             last_words,
             finding,
         };
-        if found.finding.kind == Kind::Memory || self.options.minimise.is_zero() {
-            if let (Some(last), false) = (self.recent.back(), found.finding.kind == Kind::Memory) {
-                found.script = last.clone();
+        let last = self.recent.back().cloned().unwrap_or_default();
+        let grows = found.finding.is_growth();
+        if self.options.minimise.is_zero() {
+            if !grows {
+                found.script = last;
             }
             return found;
         }
@@ -386,11 +354,21 @@ impl<'a> Run<'a> {
         }
         let deadline = Instant::now() + self.options.minimise;
         let key = found.finding.key();
-        let last = self.recent.back().cloned().unwrap_or_default();
         found.shape = Shape::NotAgain;
-        for mut candidate in [last.clone(), last.clone(), last, found.script.clone()] {
-            if self.does(&candidate, key, deadline) != Some(true) {
-                continue;
+        let mut candidates = match grows {
+            // Any of them can have done it.
+            true => self.recent.iter().rev().cloned().collect(),
+            false => vec![last.clone(), last.clone(), last],
+        };
+        candidates.push(found.script.clone());
+        for mut candidate in candidates {
+            match self.does(&candidate, key, deadline) {
+                Some(true) => {}
+                Some(false) => continue,
+                None => {
+                    found.shape = Shape::Untried;
+                    break;
+                }
             }
             let outcome = minimise(&mut candidate, &mut |script| self.does(script, key, deadline));
             let unsure = self.does(&candidate, key, Instant::now() + self.options.minimise);
@@ -403,6 +381,9 @@ impl<'a> Run<'a> {
             };
             found.script = candidate;
             break;
+        }
+        if grows {
+            self.take_baseline();
         }
         found
     }
@@ -420,6 +401,7 @@ impl<'a> Run<'a> {
         let mut stats = Stats::default();
         let mut found = match key.0 {
             Kind::DescriptorLeak | Kind::MappingLeak => self.leaks(script),
+            Kind::Memory => self.hoards(script),
             _ => self.quiet(script, &mut stats),
         };
         // One that is slow to die must not be taken for the work of the next script.
@@ -438,8 +420,7 @@ impl<'a> Run<'a> {
     pub(crate) fn report(mut self, ended: Ended) -> Report {
         let took = self.began.elapsed();
         if ended != Ended::ServerLost {
-            let last = self.process.as_ref().ok().and_then(Watch::usage_with_client);
-            self.last = last.or(self.last);
+            self.last = self.look().or(self.last);
         }
         if let Some(program) = &mut self.target.program {
             program.stop();
