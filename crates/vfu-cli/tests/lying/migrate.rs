@@ -133,12 +133,14 @@ fn s04_replies_that_make_no_sense() {
     }
 }
 
+type Answer = fn(&RawPeer, &RawMessage) -> Result<(), KitError>;
+
 #[test]
 fn s05_no_replies() {
     let honest = Honest::start();
     for (liar, wire, feature) in asked() {
         let what = format!("{wire:?} {feature:?}");
-        let all: [fn(&RawPeer, &RawMessage) -> Result<(), KitError>; 4] = [
+        let all: [Answer; 4] = [
             |_, _| Ok(()),
             half,
             |_, _| Err(KitError::Closed),
@@ -172,11 +174,14 @@ fn a_refusal_at_each_step_leaves_the_source_running() {
     }
 }
 
+/// A piece of a state, and how many bytes were asked for.
+type Piece = (&'static str, fn(u32) -> Vec<u8>);
+
 /// More than was asked for, more than is said, less than is said; without end.
 #[test]
 fn s12_the_state_of_the_source() {
     let honest = Honest::start();
-    let pieces: [(&str, fn(u32) -> Vec<u8>); 4] = [
+    let pieces: [Piece; 4] = [
         ("more than was asked for", |most| {
             [words(&[most + 9, most + 1]), vec![7; most as usize + 1]].concat()
         }),
