@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use vfu::wire::{Command, DmaReadRequest, Errno, Request};
 use vfu::{Client, Limits};
 use vfu_testkit::{DEADLINE, RawPeer, command, within};
@@ -18,6 +19,7 @@ struct Loop {
 impl Loop {
     fn new(limits: Limits) -> Loop {
         let (server, socket) = RawPeer::pair().unwrap();
+        set_socket_send_buffer_size(&socket, 4096).unwrap(); // soon full
         let builder = Client::builder().limits(limits).twin_socket(false);
         let connecting = std::thread::spawn(move || builder.connect_fd(socket).unwrap());
         server.answer_handshake("{}", &[]).unwrap();
