@@ -74,12 +74,14 @@ impl State {
     }
 
     fn raise(&mut self, index: usize, number: usize) -> Result<(), c_int> {
-        let event = self.event(index, number)?;
-        if self.is_masked(index, number) {
-            self.vectors[index][number].pending = true;
+        self.event(index, number)?;
+        let is_masked = self.is_masked(index, number);
+        let vector = &mut self.vectors[index][number];
+        if is_masked {
+            vector.pending = true;
             return Ok(());
         }
-        event.signal().map_err(vfu::wire::Errno::raw)
+        vector.event.as_mut().map_or(Ok(()), Event::signal).map_err(vfu::wire::Errno::raw)
     }
 
     /// Raises what was kept and is masked no more.

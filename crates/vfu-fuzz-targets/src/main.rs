@@ -1,5 +1,6 @@
 //! Replays inputs of a target, or tries blind ones.
 
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, panic};
@@ -83,11 +84,15 @@ fn try_blind(
 ) -> Result<()> {
     let (since, mut said) = (Instant::now(), Instant::now());
     let current = artifacts.join("current");
+    let file = fs::File::create(&current).with_context(|| current.display().to_string())?;
     let mut tried = 0;
     while since.elapsed() < time {
         let seed = first.wrapping_add(tried);
         let input = blind::input(&mut blind::Rng::new(seed), known, MAX_LEN);
-        fs::write(&current, &input).with_context(|| current.display().to_string())?;
+        // Whatever it dies of, the kernel has it.
+        file.write_all_at(&input, 0)
+            .and_then(|()| file.set_len(input.len() as u64))
+            .with_context(|| current.display().to_string())?;
         if panic::catch_unwind(|| (target.run)(&input)).is_err() {
             let crash = artifacts.join(format!("crash-{seed}"));
             fs::rename(&current, &crash)?;

@@ -20,6 +20,22 @@ fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
     inputs
 }
 
+/// The most inputs of a target: the 400 that `cargo xtask fuzz --minimize` leaves, and some that have
+/// names.
+const MOST: usize = 450;
+
+#[test]
+fn the_corpus_is_small() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    for target in TARGETS {
+        let corpus = corpus(target);
+        assert!(corpus.len() <= MOST, "{}: {} inputs", target.name, corpus.len());
+        for (path, bytes) in &corpus {
+            assert!(bytes.len() <= MAX_LEN, "{path}: {} bytes", bytes.len());
+        }
+    }
+}
+
 /// Says which input it was, if it panics.
 struct Blame<'a>(&'a Target, &'a str, &'a [u8]);
 

@@ -68,6 +68,36 @@ fn every_mask_must_go() {
     assert_eq!((fired(&msix), bench.pending()), (vec![(2, 1)], vec![]));
 }
 
+#[test]
+fn each_mask_holds_a_vector_that_was_free_before() {
+    let bench = Bench::new();
+    let msix = bench.enable_msix(8);
+    let (client, eventfds) = (bench.vmm.client(), msix.fds());
+    type Step<'a> = &'a dyn Fn();
+    let masks: [(Step, Step); 4] = [
+        (&|| bench.mask_entry(2, true), &|| bench.mask_entry(2, false)),
+        (&|| bench.msix_control(MSIX_ENABLE | MSIX_FUNCTION_MASK), &|| {
+            bench.msix_control(MSIX_ENABLE);
+        }),
+        (&|| client.mask_irqs(IrqIndex::Msix, 2, 1).unwrap(), &|| {
+            client.unmask_irqs(IrqIndex::Msix, 2, 1).unwrap();
+        }),
+        (&|| bench.take_eventfds(2, 1), &|| {
+            client.assign_irqs(IrqIndex::Msix, 2, &eventfds[2..3]).unwrap();
+        }),
+    ];
+    for (mask, unmask) in masks {
+        bench.raise(2);
+        bench.raise(2);
+        assert_eq!((fired(&msix), bench.pending()), (vec![(2, 2)], vec![]));
+        mask();
+        bench.raise(2);
+        assert_eq!((fired(&msix), bench.pending()), (vec![], vec![2]));
+        unmask();
+        assert_eq!((fired(&msix), bench.pending()), (vec![(2, 1)], vec![]));
+    }
+}
+
 /// QEMU: the table stays as after a reset, vectors that were never unmasked have no eventfd, and the
 /// first message has none at all.
 #[test]

@@ -111,34 +111,22 @@ impl Programs {
         })
     }
 
-    /// Makes the corpus the smallest that reaches what was reached.
-    pub(super) fn minimize(&self, target: &str) -> Result<String> {
+    /// Has libFuzzer copy to `small` what is needed to reach all that the corpus and earlier runs reach.
+    pub(super) fn merge(&self, target: &str, corpus: &Path, small: &Path) -> Result<()> {
         let Programs::LibFuzzer(programs) = self else {
             bail!("blind input reaches nothing known")
         };
-        let corpus = folder().join("corpus").join(target);
-        let small = toolchain::target_folder().join("fuzz/minimized").join(target);
-        if small.exists() {
-            fs::remove_dir_all(&small)?;
+        let found = found(target);
+        for folder in [small, &found] {
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
-        fs::create_dir_all(&small)?;
         let output = Command::new(programs.join(target))
-            .args(["-set_cover_merge=1", "-use_counters=0"])
-            .args([&small, &corpus, &found(target)])
+            .args(["-set_cover_merge=1", "-use_counters=0", &format!("-max_len={MAX_LEN}")])
+            .args([small, corpus, &found])
             .output()
             .context("the target does not start")?;
         ensure!(output.status.success(), "merging failed: {}", output.status);
-        fs::create_dir_all(&corpus)?;
-        for old in fs::read_dir(&corpus)? {
-            fs::remove_file(old?.path())?;
-        }
-        let mut count = 0;
-        for new in fs::read_dir(&small)? {
-            let new = new?;
-            fs::copy(new.path(), corpus.join(new.file_name()))?;
-            count += 1;
-        }
-        Ok(format!("{count} inputs in {}", corpus.display()))
+        Ok(())
     }
 }
 

@@ -2,18 +2,20 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::build::Programs;
 use super::folder;
 use crate::toolchain;
 
-/// libFuzzer's exit code after Ctrl-C.
-const INTERRUPTED: i32 = 72;
+/// How long a target may take to end after it was told to.
+const STOPS: Duration = Duration::from_secs(10);
 /// So much later than it should have ended, it hangs.
 const HANGS: Duration = Duration::from_secs(60);
 
@@ -41,7 +43,8 @@ pub(crate) struct Worker {
     log: PathBuf,
     steps: PathBuf,
     artifacts: PathBuf,
-    stopped: bool,
+    /// When it was told to end.
+    stopped: Option<Instant>,
 }
 
 impl Worker {
@@ -51,22 +54,42 @@ impl Worker {
         for folder in [&logs, &artifacts] {
             fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
+        let command = programs.command(target, share.as_secs(), &artifacts)?;
+        Worker::spawn(command, target, share, &logs, artifacts)
+    }
+
+    fn spawn(
+        mut command: Command,
+        target: &str,
+        share: Duration,
+        logs: &Path,
+        artifacts: PathBuf,
+    ) -> Result<Worker> {
         let log = logs.join(format!("{target}.log"));
         let steps = logs.join(format!("{target}.steps"));
-        let _none = fs::remove_file(&steps);
+        for of_another_run in [&steps, &artifacts.join("current")] {
+            let _none = fs::remove_file(of_another_run);
+        }
         let out = File::create(&log).with_context(|| log.display().to_string())?;
-        let mut command = programs.command(target, share.as_secs(), &artifacts)?;
+        // Ctrl-C is for us: what dies of it would be taken for a finding.
+        command.process_group(0);
         command.env("VFU_FUZZ_STEPS", &steps).env("RUST_BACKTRACE", "1").stdin(Stdio::null());
         command.stdout(out.try_clone()?).stderr(out);
         let child = command.spawn().with_context(|| format!("target {target} does not start"))?;
         let (target, since) = (target.to_owned(), Instant::now());
-        Ok(Worker { target, child, since, share, log, steps, artifacts, stopped: false })
+        Ok(Worker { target, child, since, share, log, steps, artifacts, stopped: None })
     }
 
-    /// Ends it; what it has found so far is kept.
+    /// Has it end, and say what it has done; ends it if it does not. To be called again until it has.
     pub(super) fn stop(&mut self) {
-        self.stopped = true;
-        let _it_has_ended = self.child.kill();
+        match self.stopped {
+            None => {
+                let _it_has_ended = kill_process(Pid::from_child(&self.child), Signal::INT);
+                self.stopped = Some(Instant::now());
+            }
+            Some(since) if since.elapsed() < STOPS => {}
+            Some(_) => drop(self.child.kill()),
+        }
     }
 
     /// What it has done, once it has ended.
@@ -77,7 +100,7 @@ impl Worker {
         }
         let Some(status) = self.child.try_wait()? else { return Ok(None) };
         let mut report = self.report();
-        if hangs || (!self.stopped && is_finding(status)) {
+        if hangs || (self.stopped.is_none() && is_finding(status)) {
             report.finding = Some(self.finding());
         }
         Ok(Some(report))
@@ -114,7 +137,7 @@ impl Worker {
 }
 
 fn is_finding(status: ExitStatus) -> bool {
-    !status.success() && status.code() != Some(INTERRUPTED)
+    !status.success()
 }
 
 impl Report {
@@ -157,6 +180,43 @@ fn tail(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What became of a shell script in place of a target, which was stopped once it said `#1`.
+    fn ended(script: &str, stop: bool) -> Report {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script);
+        let path = folder.path();
+        let share = Duration::from_secs(600);
+        let mut worker = Worker::spawn(command, "t", share, path, path.to_owned()).unwrap();
+        loop {
+            if stop && worker.report().executions > 0 {
+                worker.stop();
+            }
+            if let Some(report) = worker.ended().unwrap() {
+                return report;
+            }
+            // The end of a process has no event here.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn one_that_is_stopped_says_what_it_has_done_and_is_no_finding() {
+        let report = "trap 'echo stat::number_of_executed_units: 9; exit 72' INT; echo '#1'; \
+            while :; do sleep 0.01; done";
+        let report = ended(report, true);
+        assert_eq!((report.executions, report.finding), (9, None));
+        let report = ended("echo '#1'; exec sleep 600", true);
+        assert_eq!((report.executions, report.finding), (1, None));
+    }
+
+    #[test]
+    fn one_that_dies_is_a_finding() {
+        let report = ended("echo '#1'; kill -SEGV $$", false);
+        assert!(report.finding.is_some_and(|log| log.ends_with("t.log")));
+        assert!(ended("echo '#1'", false).finding.is_none());
+    }
 
     #[test]
     fn lines_of_libfuzzer_are_understood() {

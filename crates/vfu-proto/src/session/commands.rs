@@ -19,12 +19,14 @@ impl<F> Commands<F> {
         Commands { queue: VecDeque::new(), bytes: 0, resets: 0 }
     }
 
+    #[inline]
     pub(super) fn push(&mut self, message: Message<F>) {
         self.bytes += message.len();
         self.resets += usize::from(is_reset(&message));
         self.queue.push_back(message);
     }
 
+    #[inline]
     pub(super) fn pop(&mut self) -> Option<Message<F>> {
         let message = self.queue.pop_front()?;
         self.bytes -= message.len();
@@ -37,10 +39,12 @@ impl<F> Commands<F> {
         self.resets
     }
 
+    #[inline]
     pub(super) fn len(&self) -> usize {
         self.queue.len()
     }
 
+    #[inline]
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
         self.queue.len() >= limits.queued_commands || self.bytes >= limits.queued_bytes
     }

@@ -127,6 +127,7 @@ impl<F> Session<F> {
     }
 
     /// The limits in force.
+    #[inline]
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -137,6 +138,7 @@ impl<F> Session<F> {
     }
 
     /// The channel for our requests.
+    #[inline]
     pub fn request_channel(&self) -> Channel {
         match self.role {
             Role::Server if self.twin => Channel::Twin,
@@ -145,6 +147,7 @@ impl<F> Session<F> {
     }
 
     /// The channel on which the peer may send commands.
+    #[inline]
     pub fn command_channel(&self) -> Channel {
         match self.role {
             Role::Client if self.twin => Channel::Twin,
@@ -153,6 +156,7 @@ impl<F> Session<F> {
     }
 
     /// The channel by which a message of the peer came, unless it was misplaced.
+    #[inline]
     pub fn channel_of(&self, message: &Message<F>) -> Channel {
         match message.header().kind() {
             Some(Kind::Reply) => self.request_channel(),
@@ -161,6 +165,7 @@ impl<F> Session<F> {
     }
 
     /// Whether [`start`](Self::start) would find room.
+    #[inline]
     pub fn has_room(&self) -> bool {
         let requests = &self.requests[self.request_channel() as usize];
         requests.waiting() < self.limits.outstanding
@@ -173,6 +178,7 @@ impl<F> Session<F> {
     ///
     /// # Errors
     /// The session has ended, or too many requests wait.
+    #[inline]
     pub fn start(
         &mut self,
         command: Command,
@@ -203,6 +209,7 @@ impl<F> Session<F> {
     ///
     /// # Errors
     /// The message ends the session; it is closed already when this returns.
+    #[inline]
     pub fn arrive(&mut self, channel: Channel, message: Message<F>) -> Result<Arrival<F>, Closed> {
         if let Some(why) = &self.closed {
             return Err(why.clone());
@@ -214,6 +221,7 @@ impl<F> Session<F> {
         }
     }
 
+    #[inline]
     fn arrive_reply(
         &mut self,
         channel: Channel,
@@ -242,6 +250,7 @@ impl<F> Session<F> {
         }
     }
 
+    #[inline]
     fn arrive_command(
         &mut self,
         channel: Channel,
@@ -266,6 +275,7 @@ impl<F> Session<F> {
     }
 
     /// The oldest command that waits. Commands are executed in this order, one after the other.
+    #[inline]
     pub fn next_command(&mut self) -> Option<Message<F>> {
         self.commands.pop()
     }
@@ -275,6 +285,7 @@ impl<F> Session<F> {
     ///
     /// On a single socket a reply that came behind a command is not given to its asker before that
     /// command has ended: a DMA_WRITE shows before the register read that follows it completes.
+    #[inline]
     pub fn begin_command(&mut self) -> Option<Message<F>> {
         if self.executing {
             return None;
@@ -293,36 +304,43 @@ impl<F> Session<F> {
     }
 
     /// The command that [`begin_command`](Self::begin_command) gave has been executed.
+    #[inline]
     pub fn end_command(&mut self) {
         self.executing = false;
         self.executed += 1;
     }
 
     /// Whether a command is being executed, on which the outcome of a request may depend.
+    #[inline]
     pub fn is_executing(&self) -> bool {
         self.executing
     }
 
     /// Commands that wait.
+    #[inline]
     pub fn queued(&self) -> usize {
         self.commands.len()
     }
 
     /// Whether anything is due on `channel`: commands, or replies that the peer owes.
+    #[inline]
     pub fn expects(&self, channel: Channel) -> bool {
         channel == self.command_channel() || self.requests[channel as usize].owed() > 0
     }
 
     /// Whether `channel` must not be read for now: its commands find no room.
+    #[inline]
     pub fn is_paused(&self, channel: Channel) -> bool {
         channel == self.command_channel() && self.commands.is_full(&self.limits)
     }
 
     /// What became of a request, once that is known. An outcome is given once.
+    #[inline]
     pub fn outcome(&mut self, ticket: Ticket) -> Option<Result<Message<F>, Abort>> {
         let ordered = self.role == Role::Client && !self.twin && self.closed.is_none();
         let executed = if ordered { self.executed } else { u64::MAX };
-        self.requests[ticket.channel as usize].take(ticket, executed)
+        let requests = &mut self.requests[ticket.channel as usize];
+        if requests.has_ended(ticket) { requests.take(ticket, executed) } else { None }
     }
 
     /// Whether a request has ended: its [`outcome`](Self::outcome) is known, or was given.
@@ -359,8 +377,11 @@ impl<F> Session<F> {
     }
 
     /// Whether [`take_woken`](Self::take_woken) has anybody.
+    #[inline]
     pub fn has_woken(&self) -> bool {
-        self.requests.iter().any(Requests::has_woken)
+        let [main, twin] = &self.requests;
+        main.has_woken()
+            || twin.has_woken()
             || (!self.waiting_for_room.is_empty() && (self.has_room() || self.closed.is_some()))
     }
 
@@ -409,8 +430,10 @@ impl<F> Session<F> {
     }
 
     /// When [`expire`](Self::expire) will next have something to do.
+    #[inline]
     pub fn next_deadline(&self) -> Option<Time> {
-        self.requests.iter().filter_map(Requests::next_deadline).min()
+        let [main, twin] = &self.requests;
+        Time::first(main.next_deadline(), twin.next_deadline())
     }
 
     fn bound_zombies(&mut self) {
@@ -435,6 +458,7 @@ impl<F> Session<F> {
     }
 
     /// Why the session ended, if it has.
+    #[inline]
     pub fn closed(&self) -> Option<&Closed> {
         self.closed.as_ref()
     }

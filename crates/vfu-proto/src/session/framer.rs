@@ -113,6 +113,7 @@ impl<F> Framer<F> {
     }
 
     /// Where the next bytes go. Never empty; what is in it means nothing.
+    #[inline]
     pub fn space(&mut self) -> &mut [u8] {
         if let Some(Large { message, filled, .. }) = &mut self.large {
             let (size, bytes) = (message.len(), message.buffer());
@@ -171,6 +172,7 @@ impl<F> Framer<F> {
     /// [`space_in`](Self::space_in) a sink, and `fds` with them.
     ///
     /// Descriptors beyond [`MAX_FDS`] for one message are dropped.
+    #[inline]
     pub fn received(&mut self, n: usize, fds: impl IntoIterator<Item = F>) {
         match &mut self.large {
             Some(Large { message, filled, away }) => {
@@ -180,7 +182,9 @@ impl<F> Framer<F> {
             None => {
                 self.end = (self.end + n).min(self.buffer.len());
                 self.judge(n);
-                self.skip_here();
+                if self.skip > 0 {
+                    self.skip_here();
+                }
             }
         }
         let mut fds = fds.into_iter().peekable();
@@ -195,6 +199,7 @@ impl<F> Framer<F> {
     }
 
     /// Looks at how much came at once, and how much room that needs.
+    #[inline]
     fn judge(&mut self, n: usize) {
         // A large message gets a buffer of its own: more room here would be one more copy of it.
         let full = self.end == self.buffer.len() && self.room < FULL_BUFFER;
@@ -211,6 +216,7 @@ impl<F> Framer<F> {
     ///
     /// # Errors
     /// The stream is broken; every later call says so again.
+    #[inline]
     pub fn pop(&mut self) -> Result<Option<Message<F>>, FrameError> {
         let whole = if self.large.is_some() { self.take_large()? } else { self.take_small()? };
         let Some(mut message) = whole else { return Ok(None) };
@@ -247,6 +253,7 @@ impl<F> Framer<F> {
     }
 
     /// Drops what is here of a message that is left out.
+    #[inline]
     fn skip_here(&mut self) {
         let here = self.skip.min(self.end - self.start);
         self.start += here;
@@ -255,12 +262,14 @@ impl<F> Framer<F> {
     }
 
     /// Whether a message has begun and not ended.
+    #[inline]
     pub fn is_mid_message(&self) -> bool {
         self.pending() > 0 || self.skip > 0
     }
 
     /// Takes a message that is done with, and whose buffer a later one can have. What it still has of
     /// descriptors is dropped.
+    #[inline]
     pub fn recycle(&mut self, mut message: Message<F>) {
         message.fds_mut().clear();
         let len = message.buffer().len();
@@ -274,17 +283,20 @@ impl<F> Framer<F> {
     }
 
     /// Bytes received that belong to messages not yet popped.
+    #[inline]
     fn pending(&self) -> usize {
         self.large.as_ref().map_or(self.end - self.start, |large| large.filled)
     }
 
     /// The header at the head of the buffer, once it is whole.
+    #[inline]
     fn peek_header(&self) -> Option<Header> {
         let head = self.buffer.get(self.start..self.end)?.first_chunk::<HEADER_SIZE>()?;
         Some(Header::parse(head))
     }
 
     /// The message at the head of the buffer, if it is whole. A large one is begun.
+    #[inline]
     fn take_small(&mut self) -> Result<Option<Message<F>>, FrameError> {
         let Some(header) = self.peek_header() else { return Ok(None) };
         let size = header.size as usize;
@@ -311,6 +323,7 @@ impl<F> Framer<F> {
     }
 
     /// Moves what is there of a large message to a buffer of its own, where the rest will go.
+    #[inline(never)]
     fn begin_large(&mut self, header: Header, size: usize) -> Result<(), FrameError> {
         let here = &self.buffer[self.start..self.end];
         let mut message = Message::reuse(self.spare_large.take(), header, size);
@@ -324,6 +337,7 @@ impl<F> Framer<F> {
     }
 
     /// The large message, if it is whole; else there is room for more of it.
+    #[inline(never)]
     fn take_large(&mut self) -> Result<Option<Message<F>>, FrameError> {
         if let Some(Large { message, filled, .. }) = &mut self.large {
             let (size, header) = (message.len(), *message.header());
@@ -341,6 +355,7 @@ impl<F> Framer<F> {
     }
 
     /// The descriptors of the message that just ended at `self.position`.
+    #[inline(never)]
     fn take_fds(&mut self, into: &mut Vec<F>) {
         while let Some((end, batch)) = self.batches.front_mut() {
             if *end > self.position {

@@ -25,6 +25,7 @@ struct Parts<F> {
 impl<F> Message<F> {
     /// A message of `len` bytes, at least a header, in the place of one that is done with. Its
     /// [`buffer`](Self::buffer) is to be filled.
+    #[inline]
     pub(super) fn reuse(done: Option<Message<F>>, header: Header, len: usize) -> Self {
         debug_assert!(len >= HEADER_SIZE);
         match done {
@@ -40,12 +41,14 @@ impl<F> Message<F> {
     }
 
     /// The header.
+    #[inline]
     pub fn header(&self) -> &Header {
         &self.0.header
     }
 
     /// What follows the header, in bytes as the peer sent them; without those that are
     /// [away](Self::away).
+    #[inline]
     pub fn payload(&self) -> &[u8] {
         self.0.bytes.get(HEADER_SIZE..self.0.len - self.0.away).unwrap_or(&[])
     }
@@ -61,6 +64,7 @@ impl<F> Message<F> {
     }
 
     /// The whole message's length in bytes, header included.
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.len
     }
@@ -76,15 +80,18 @@ impl<F> Message<F> {
     }
 
     /// Takes the descriptors.
+    #[inline]
     pub fn take_fds(&mut self) -> Vec<F> {
         std::mem::take(&mut self.0.fds)
     }
 
+    #[inline]
     pub(super) fn fds_mut(&mut self) -> &mut Vec<F> {
         &mut self.0.fds
     }
 
     /// The buffer of the message, for one that comes or for the next.
+    #[inline]
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.0.bytes
     }

@@ -129,6 +129,7 @@ impl<F> Requests<F> {
     }
 
     /// Enters a request that is about to be sent.
+    #[inline]
     pub(super) fn start(
         &mut self,
         command: Command,
@@ -141,11 +142,12 @@ impl<F> Requests<F> {
         let id =
             self.by_id.insert(Request { command, serial, deadline, range, state, waker: None });
         self.waiting += 1;
-        self.next_deadline = self.next_deadline.into_iter().chain(deadline).min();
+        self.next_deadline = Time::first(self.next_deadline, deadline);
         Ticket { channel: self.channel, id, serial }
     }
 
     /// Finds the asker of a reply that came after so many commands of the peer.
+    #[inline]
     pub(super) fn reply(&mut self, message: Message<F>, after: u64) -> Matched<F> {
         let id = message.header().id;
         let Some(request) = self.by_id.get_mut(id) else { return Matched::Stray(message) };
@@ -179,6 +181,7 @@ impl<F> Requests<F> {
     /// The outcome, once there is one; after that the ticket means nothing any more.
     ///
     /// A reply is held back until the `executed` commands include all that came before it.
+    #[inline]
     pub(super) fn take(
         &mut self,
         ticket: Ticket,
@@ -228,6 +231,7 @@ impl<F> Requests<F> {
     }
 
     /// Some request waits no longer.
+    #[inline]
     fn less_waits(&mut self) {
         self.next_deadline = match self.waiting {
             0 => None,
@@ -239,6 +243,7 @@ impl<F> Requests<F> {
         self.open_fences();
     }
 
+    #[inline]
     pub(super) fn has_ended(&self, ticket: Ticket) -> bool {
         let request = self.by_id.get(ticket.id).filter(|r| r.serial == ticket.serial);
         request.is_none_or(|r| !matches!(r.state, State::Waiting))
@@ -279,6 +284,7 @@ impl<F> Requests<F> {
     }
 
     /// Wakes who waited for writes that have all ended.
+    #[inline]
     fn open_fences(&mut self) {
         if self.fences.is_empty() {
             return;
@@ -295,6 +301,7 @@ impl<F> Requests<F> {
         into.append(&mut self.woken);
     }
 
+    #[inline]
     pub(super) fn has_woken(&self) -> bool {
         !self.woken.is_empty()
     }
@@ -336,15 +343,18 @@ impl<F> Requests<F> {
         self.fail(Abort::Closed, false, |_| true);
     }
 
+    #[inline]
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.next_deadline
     }
 
     /// Replies that the peer owes, be they wanted or not.
+    #[inline]
     pub(super) fn owed(&self) -> usize {
         self.waiting + self.zombies
     }
 
+    #[inline]
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }

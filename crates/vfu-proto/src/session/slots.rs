@@ -18,6 +18,7 @@ impl<T> Slots<T> {
         Slots { slots: Vec::new(), used: 0, next_id: 1 }
     }
 
+    #[inline]
     fn place(&self, id: u16) -> usize {
         usize::from(id) & self.slots.len().wrapping_sub(1)
     }
@@ -25,6 +26,7 @@ impl<T> Slots<T> {
     /// An id that no entry has.
     ///
     /// The limits keep the table far below 65,536 entries, so that there always is one.
+    #[inline]
     pub(super) fn fresh_id(&mut self) -> u16 {
         loop {
             let id = self.next_id;
@@ -36,6 +38,7 @@ impl<T> Slots<T> {
     }
 
     /// Adds an entry; gives its id.
+    #[inline]
     pub(super) fn insert(&mut self, entry: T) -> u16 {
         if self.used * 2 >= self.slots.len() {
             self.grow();
@@ -48,6 +51,7 @@ impl<T> Slots<T> {
     }
 
     /// Twice as many. What had a place of its own still has one.
+    #[inline(never)]
     fn grow(&mut self) {
         let size = (self.slots.len() * 2).max(FEW);
         let mut slots: Vec<_> = std::iter::repeat_with(|| None).take(size).collect();
@@ -57,17 +61,20 @@ impl<T> Slots<T> {
         self.slots = slots;
     }
 
+    #[inline]
     pub(super) fn get(&self, id: u16) -> Option<&T> {
         let (own, entry) = self.slots.get(self.place(id))?.as_ref()?;
         (*own == id).then_some(entry)
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, id: u16) -> Option<&mut T> {
         let place = self.place(id);
         let (own, entry) = self.slots.get_mut(place)?.as_mut()?;
         (*own == id).then_some(entry)
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, id: u16) -> Option<T> {
         let place = self.place(id);
         let slot = self.slots.get_mut(place)?;

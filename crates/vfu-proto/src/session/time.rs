@@ -18,6 +18,15 @@ impl Time {
         Time(u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// The first of two points in time that may never come.
+    #[inline]
+    pub fn first(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
     /// The time from `earlier` to `self`; zero if `earlier` is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -51,6 +51,7 @@ pub struct Header {
 
 impl Header {
     /// The header of a command with `payload_len` bytes behind it.
+    #[inline]
     pub fn command(id: u16, command: Command, payload_len: usize) -> Header {
         Header {
             id,
@@ -62,6 +63,7 @@ impl Header {
     }
 
     /// The header of the reply to this command, with `payload_len` bytes behind it.
+    #[inline]
     #[must_use]
     pub fn reply(&self, payload_len: usize) -> Header {
         Header { size: size_with(payload_len), flags: TYPE_REPLY, error: 0, ..*self }
@@ -81,6 +83,7 @@ impl Header {
     }
 
     /// Reads a header. Any 16 bytes are one; what it says must still be judged.
+    #[inline]
     pub fn parse(bytes: &[u8; HEADER_SIZE]) -> Header {
         let raw: &Raw = zerocopy::transmute_ref!(bytes);
         Header {
@@ -93,6 +96,7 @@ impl Header {
     }
 
     /// Writes the header.
+    #[inline]
     pub fn emit(&self) -> [u8; HEADER_SIZE] {
         zerocopy::transmute!(Raw {
             id: self.id.into(),
@@ -112,6 +116,7 @@ impl Header {
     }
 
     /// Command or reply; `None` if the type is neither, and the stream cannot be trusted any more.
+    #[inline]
     pub fn kind(&self) -> Option<Kind> {
         match self.flags & TYPE_MASK {
             TYPE_COMMAND => Some(Kind::Command),
@@ -121,11 +126,13 @@ impl Header {
     }
 
     /// True for a command that must not be answered, not even with an error.
+    #[inline]
     pub fn wants_no_reply(&self) -> bool {
         self.kind() == Some(Kind::Command) && self.flags & NO_REPLY != 0
     }
 
     /// True for a reply that says that the command failed.
+    #[inline]
     pub fn is_error(&self) -> bool {
         self.kind() == Some(Kind::Reply) && self.flags & ERROR != 0
     }

@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::Errno;
 
 /// Splits a fixed structure off the front of `bytes`; [`Errno::EINVAL`] if they are too few.
+#[inline]
 pub(super) fn take<T>(bytes: &[u8]) -> Result<(&T, &[u8]), Errno>
 where
     T: FromBytes + KnownLayout + Immutable + Unaligned,
@@ -24,12 +25,14 @@ where
 }
 
 /// Splits `len` bytes off the front of `bytes`; [`Errno::EINVAL`] if they are too few.
+#[inline]
 pub(super) fn take_bytes(bytes: &[u8], len: u64) -> Result<(&[u8], &[u8]), Errno> {
     let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
     bytes.split_at_checked(len).ok_or(Errno::EINVAL)
 }
 
 /// Appends a fixed structure.
+#[inline]
 pub(super) fn put<T>(out: &mut Vec<u8>, value: &T)
 where
     T: IntoBytes + Immutable + ?Sized,
@@ -44,6 +47,7 @@ pub(super) fn need(argsz: u32, needed: u64) -> Result<(), Errno> {
 
 /// A length of ours as the 32-bit number of the wire. No message of ours comes near the limit; if
 /// one did, the receiver would see that the count does not match the payload.
+#[inline]
 pub(super) fn len32(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }

@@ -30,6 +30,7 @@ impl RegionReadRequest {
     ///
     /// # Errors
     /// [`Errno::EINVAL`] for a short payload and for an end that is not below 2^64.
+    #[inline]
     pub fn parse(payload: &[u8]) -> Result<RegionReadRequest, Errno> {
         let (raw, _) = take::<Raw>(payload)?;
         let request = RegionReadRequest {
@@ -63,6 +64,7 @@ impl<'a> RegionReadReply<'a> {
     ///
     /// # Errors
     /// [`Errno::EINVAL`] for a payload that is shorter than it says.
+    #[inline]
     pub fn parse(payload: &'a [u8]) -> Result<RegionReadReply<'a>, Errno> {
         let (raw, rest) = take::<Raw>(payload)?;
         let (data, _) = take_bytes(rest, raw.count.get().into())?;
@@ -77,6 +79,7 @@ impl<'a> RegionReadReply<'a> {
 
     /// Appends the payload up to the data, for a sender that then appends `request.count` bytes in
     /// place.
+    #[inline]
     pub fn emit_head(request: &RegionReadRequest, out: &mut Vec<u8>) {
         put_access(out, request.offset, request.region, request.count);
     }
@@ -99,6 +102,7 @@ impl<'a> RegionWriteRequest<'a> {
     /// # Errors
     /// [`Errno::EINVAL`] for a short payload, a count that is not exactly the length of the data,
     /// and an end that is not below 2^64.
+    #[inline]
     pub fn parse(payload: &'a [u8]) -> Result<RegionWriteRequest<'a>, Errno> {
         let (raw, data) = take::<Raw>(payload)?;
         if raw.count.get() as usize != data.len() {
@@ -115,6 +119,7 @@ impl<'a> RegionWriteRequest<'a> {
     }
 
     /// The reply: all of it was written.
+    #[inline]
     pub fn reply(&self) -> RegionWriteReply {
         RegionWriteReply { offset: self.offset, region: self.region, count: len32(self.data.len()) }
     }
@@ -152,6 +157,7 @@ impl RegionWriteReply {
 }
 
 /// [`Errno::EINVAL`] unless `offset + count` is a 64-bit number. No region ends at 2^64.
+#[inline]
 pub(super) fn check_end(offset: u64, count: u32) -> Result<(), Errno> {
     match offset.checked_add(count.into()) {
         Some(_) => Ok(()),
@@ -159,6 +165,7 @@ pub(super) fn check_end(offset: u64, count: u32) -> Result<(), Errno> {
     }
 }
 
+#[inline]
 fn put_access(out: &mut Vec<u8>, offset: u64, region: u32, count: u32) {
     put(out, &Raw { offset: offset.into(), region: region.into(), count: count.into() });
 }

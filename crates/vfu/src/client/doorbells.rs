@@ -2,7 +2,7 @@
 //! VFIO_USER_DEVICE_GET_REGION_IO_FDS).
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tracing::debug;
 use vfu_proto::wire::{
@@ -13,6 +13,7 @@ use super::{Client, ClientError};
 use crate::doorbell::IoEventFd;
 use crate::irq::EventFd;
 use crate::irq::rescue::Distrust;
+use crate::sync::Mutex;
 
 /// The most that the list of a region's descriptors may take, in bytes.
 const MAX_LIST: u32 = 64 << 10;
@@ -39,7 +40,7 @@ pub enum Rung {
 pub struct Doorbells {
     client: Client,
     region: u32,
-    bells: Vec<(IoEventFd, Arc<EventFd>)>,
+    bells: Vec<(IoEventFd, Arc<Mutex<EventFd>>)>,
 }
 
 impl Client {
@@ -52,7 +53,8 @@ impl Client {
         let size = self.region_info(region)?.size;
         let (list, fds) = self.region_io_fds(region)?;
         let distrust = Distrust::default();
-        let eventfd = |fd: OwnedFd| EventFd::new(fd, &distrust).ok().map(Arc::new);
+        let eventfd =
+            |fd: OwnedFd| EventFd::new(fd, &distrust).ok().map(|fd| Arc::new(Mutex::new(fd)));
         let fds: Vec<_> = fds.into_iter().map(eventfd).collect();
         let mut bells = Vec::new();
         for entry in &list.entries {
@@ -129,6 +131,7 @@ impl Doorbells {
             return Err(ClientError::Closed(why));
         }
         let what = "can't write to the server's eventfd";
+        let mut fd = fd.lock().unwrap_or_else(PoisonError::into_inner);
         fd.signal().map_err(|e| ClientError::System { what, source: e.into() })?;
         Ok(Rung::ByEventFd)
     }

@@ -40,8 +40,9 @@ impl EventFd {
     }
 
     /// Adds one. A counter that is full has not been read yet: the client will see it anyway.
-    pub(crate) fn signal(&self) -> Result<(), SysErrno> {
-        match act(|| self.0.write(|fd| write(fd, &1u64.to_ne_bytes()))) {
+    #[inline]
+    pub(crate) fn signal(&mut self) -> Result<(), SysErrno> {
+        match act(|| self.0.write_alone(|fd| write(fd, &1u64.to_ne_bytes()))) {
             Err(SysErrno::AGAIN) => Ok(()),
             result => result,
         }

@@ -46,6 +46,7 @@ pub(super) fn now(shared: &Arc<Shared>, raise: Raise) -> Result<(), IrqError> {
 }
 
 /// Raises a message, now, of a device that may master the bus, or may not.
+#[inline]
 pub(super) fn raise_message(
     shared: &Arc<Shared>,
     vector: u32,
@@ -86,6 +87,7 @@ impl Wake for Flush {
 }
 
 /// Whoever waits for the session sees to the end of the interval.
+#[cold]
 fn flush_in(shared: &Arc<Shared>, wait: Duration) {
     if let Some(live) = shared.live() {
         live.link.alarm(wait, || Waker::from(Arc::new(Flush(Arc::downgrade(shared)))));

@@ -9,7 +9,7 @@ const SAVED: [IrqIndex; 3] = [IrqIndex::Intx, IrqIndex::Msi, IrqIndex::Msix];
 impl Irqs {
     /// The device is stopped: interrupts wait. When it goes on they are raised.
     pub(crate) fn set_stopped(&self, stopped: bool) {
-        let mut state = self.lock();
+        let mut state = self.change();
         state.stopped = stopped;
         state.settle_all(self.now());
     }
@@ -24,7 +24,7 @@ impl Irqs {
 
     /// Puts back what [`save`](Self::save) gave. `None`: it was of other interrupts.
     pub(crate) fn load(&self, bytes: &[u8]) -> Option<()> {
-        let mut state = self.lock();
+        let mut state = self.change();
         let (pin, waiting) = bytes.split_first()?;
         let count: usize = SAVED.iter().map(|index| state.vectors[*index as usize].len()).sum();
         if waiting.len() != count {

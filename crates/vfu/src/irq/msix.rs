@@ -76,7 +76,7 @@ impl Irqs {
     /// Bit Array are dropped. False: it lies elsewhere.
     pub(crate) fn msix_write(&self, region: u32, offset: u64, data: &[u8]) -> bool {
         let Some(place) = self.place(region, offset, data.len()) else { return false };
-        let mut state = self.lock();
+        let mut state = self.change();
         let (Place::Table(at), Some(table)) = (place, &mut state.table) else { return true };
         let first = !std::mem::replace(&mut table.in_use, true);
         let Range { start, end } = table.entries.write(at, data);
@@ -117,7 +117,7 @@ impl Irqs {
         if pending.len() as u64 != msix.pba_len() {
             return None;
         }
-        let mut state = self.lock();
+        let mut state = self.change();
         let table = state.table.as_mut()?;
         table.reset();
         // A client that never wrote to it has not done so on the other side either.

@@ -69,11 +69,13 @@ impl Counted {
         file
     }
 
-    /// Writes, by `write`, unless that is known to wait.
+    /// Writes, by `write`, unless that is known to wait. Of several threads one calls it at a time: so to
+    /// count takes no atomic operation.
     ///
     /// # Errors
     /// Those of `write`; `EDEADLK`: a write of this session has waited, and there are no more.
-    pub(super) fn write(
+    #[inline]
+    pub(super) fn write_alone(
         &self,
         write: impl FnOnce(BorrowedFd<'_>) -> Result<usize, Errno>,
     ) -> Result<(), Errno> {
@@ -85,9 +87,12 @@ impl Counted {
                 return Ok(());
             }
         }
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        let add_one = |count: &AtomicU64| {
+            count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        };
+        add_one(&self.begun);
         let result = write(self.fd.as_fd());
-        self.ended.fetch_add(1, Ordering::Relaxed);
+        add_one(&self.ended);
         result.map(drop)
     }
 

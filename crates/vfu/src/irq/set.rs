@@ -19,7 +19,7 @@ impl Irqs {
     /// changed then.
     pub(crate) fn set(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), Errno> {
         let index = IrqIndex::from_u32(request.index).ok_or(Errno::EINVAL)?;
-        let mut state = self.lock();
+        let mut state = self.change();
         let count = state.vectors[index as usize].len();
         let disable = request.action == IrqAction::Trigger
             && request.data == IrqData::None

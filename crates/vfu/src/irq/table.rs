@@ -40,6 +40,8 @@ pub(super) struct State {
     /// Whether MSI Enable and MSI-X Enable say if these are in use, by index. They do once one has been
     /// set: some clients have eventfds and nothing else.
     governed: [bool; 5],
+    /// How often that has changed which holds vectors back.
+    changes: u64,
     /// The MSI-X Table, if there is MSI-X.
     pub(super) table: Option<Table>,
     /// Of the eventfds of this session.
@@ -55,12 +57,15 @@ pub(super) struct Vector {
     pub(super) pending: bool,
     /// Raised while it was not, but too soon.
     pub(super) pace: Pace,
+    /// After so many [changes](Irqs::change) it was seen that it is in use and nothing holds it back.
+    free_since: u64,
 }
 
 impl Vector {
     /// Writes the eventfd.
-    pub(super) fn signal(&self) -> Result<(), IrqError> {
-        let eventfd = self.eventfd.as_ref().ok_or(IrqError::NotEnabled)?;
+    #[inline]
+    pub(super) fn signal(&mut self) -> Result<(), IrqError> {
+        let eventfd = self.eventfd.as_mut().ok_or(IrqError::NotEnabled)?;
         eventfd.signal().map_err(|_| IrqError::Eventfd)
     }
 
@@ -94,6 +99,7 @@ impl Irqs {
             stopped: false,
             gates: Gates::default(),
             governed: [false; 5],
+            changes: 1,
             table: msix.map(|msix| Table::new(msix.vectors)),
             distrust: Distrust::default(),
         };
@@ -101,8 +107,16 @@ impl Irqs {
         Irqs { state, wanted, msix, origin: Instant::now() }
     }
 
+    #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For whoever changes what holds vectors back: no vector is known to be free any more.
+    pub(super) fn change(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        state.changes += 1;
+        state
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -128,6 +142,19 @@ impl Irqs {
         may_master: bool,
     ) -> Result<Option<Duration>, IrqError> {
         let mut state = self.lock();
+        match state.find_free(vector) {
+            Some(free) if may_master => free.signal().map(|()| None),
+            _ => self.raise_any(&mut state, vector, may_master),
+        }
+    }
+
+    #[inline(never)]
+    fn raise_any(
+        &self,
+        state: &mut State,
+        vector: u32,
+        may_master: bool,
+    ) -> Result<Option<Duration>, IrqError> {
         let (index, vector) = state.find_message(vector, may_master)?;
         let granted = state.granted(index);
         let shared = if vector < granted { vector } else { vector % granted };
@@ -160,7 +187,7 @@ impl Irqs {
 
     /// How often vectors of a message signal at most; `None` chooses all.
     pub(crate) fn coalesce(&self, vector: Option<u32>, rule: Option<Coalescing>) {
-        let mut state = self.lock();
+        let mut state = self.change();
         let now = self.now();
         for index in [IrqIndex::Msi, IrqIndex::Msix] {
             let vectors = state.vectors[index as usize].iter_mut().enumerate();
@@ -197,7 +224,7 @@ impl Irqs {
     /// Does what configuration space says, which `read` reads: raises what has become free, and
     /// forgets what was pending of a type that is no longer enabled.
     pub(crate) fn configure(&self, read: impl FnOnce() -> Gates) {
-        let mut state = self.lock();
+        let mut state = self.change();
         let before = std::mem::replace(&mut state.gates, read());
         for index in [IrqIndex::Msi, IrqIndex::Msix] {
             let enabled = state.gates.enabled(index);
@@ -220,7 +247,7 @@ impl Irqs {
 
     /// Everything as at power-on, but for what the client has arranged: a reset took the pin down.
     pub(crate) fn reset(&self) {
-        let mut state = self.lock();
+        let mut state = self.change();
         self.want_pin(false);
         state.pin = false;
         state.gates = Gates::default();
@@ -233,7 +260,7 @@ impl Irqs {
 
     /// The client has gone: all its eventfds are closed.
     pub(crate) fn disconnect(&self) {
-        let mut state = self.lock();
+        let mut state = self.change();
         for index in IrqIndex::ALL {
             state.disable(index);
             state.vectors[index as usize].iter_mut().for_each(Vector::forget);
@@ -280,6 +307,15 @@ impl State {
             return Err(IrqError::BusMasterDisabled);
         }
         Ok((index, self.find(index, vector)?))
+    }
+
+    /// The vector of a message, if nothing has changed since it was seen that nothing holds it back.
+    #[inline]
+    fn find_free(&mut self, message: u32) -> Option<&mut Vector> {
+        let (message, changes) = (message as usize, self.changes);
+        let is_free = |vector: &&mut Vector| vector.free_since == changes;
+        let [_, msi, msix, ..] = &mut self.vectors;
+        msix.get_mut(message).filter(is_free).or_else(|| msi.get_mut(message).filter(is_free))
     }
 
     /// How many vectors the driver has granted, at least 1. Software may grant fewer MSI vectors than
@@ -331,7 +367,7 @@ impl State {
         number: usize,
         now: impl Fn() -> Duration,
     ) -> Result<Option<Duration>, IrqError> {
-        let held = self.is_held(index, number);
+        let (held, changes) = (self.is_held(index, number), self.changes);
         let Some(vector) = self.vectors[index as usize].get_mut(number) else {
             return Err(IrqError::NotEnabled);
         };
@@ -344,6 +380,8 @@ impl State {
             if let Verdict::At(until) = vector.pace.raise(now) {
                 return Ok(Some(until.saturating_sub(now)));
             }
+        } else {
+            vector.free_since = changes;
         }
         vector.signal().map(|()| None)
     }

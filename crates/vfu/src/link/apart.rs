@@ -58,11 +58,13 @@ impl Link {
         self.read_ahead.store(commands * SMALL_COMMAND, Ordering::SeqCst);
     }
 
+    #[inline]
     pub(super) fn may_block(&self) -> bool {
         self.read_ahead.load(Ordering::Relaxed) == usize::MAX
     }
 
     /// Whether nothing is received until the peer reads.
+    #[inline]
     pub(super) fn receives_no_more(&self, session: &Session<OwnedFd>) -> bool {
         !self.may_block() && Channel::ALL.into_iter().any(|c| self.is_left_unread(c, session))
     }

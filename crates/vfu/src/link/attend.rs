@@ -85,6 +85,7 @@ impl Link {
     }
 
     /// Whether the executor has been kicked since the last time.
+    #[inline]
     pub(crate) fn take_kick(&self) -> bool {
         // To look first is cheaper: most often it has not.
         self.kicked.load(Ordering::SeqCst) && self.kicked.swap(false, Ordering::SeqCst)
@@ -106,6 +107,7 @@ impl Link {
     }
 
     /// Whether a reply is due on a channel that nobody reads: who wants it does not wait in a thread.
+    #[inline]
     pub(super) fn is_neglected(&self, state: &State) -> bool {
         let channel = state.session.request_channel();
         state.attended

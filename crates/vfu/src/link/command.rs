@@ -29,8 +29,9 @@ impl Link {
     }
 
     /// As [`take_command`](Self::take_command), for a client.
+    #[inline]
     pub(super) fn begin(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
-        if self.is_held(session) { None } else { session.begin_command() }
+        if session.queued() == 0 || self.is_held(session) { None } else { session.begin_command() }
     }
 
     /// The command has been executed.
@@ -77,12 +78,14 @@ impl Link {
 
     /// Receives as [`poll_sockets`](Self::poll_sockets) does, and gives the next command if it may be
     /// executed.
+    #[inline]
     pub(crate) fn receive_command(&self, paused: bool) -> Option<Message> {
         let (mut state, _) = self.poll();
         if paused { None } else { self.take_and_tell(&mut state) }
     }
 
     /// The next command if one is here already.
+    #[inline]
     pub(crate) fn try_next_command(&self, done: Option<Message>) -> Option<Message> {
         let mut state = self.lock();
         if let Some(done) = done {
@@ -94,7 +97,12 @@ impl Link {
 
     /// As [`take_command`](Self::take_command), for one who does not wait: if that makes room, who found
     /// none may read on.
+    #[inline]
     fn take_and_tell(&self, state: &mut State) -> Option<Message> {
+        if state.session.queued() == 0 { None } else { self.take_and_tell_of(state) }
+    }
+
+    fn take_and_tell_of(&self, state: &mut State) -> Option<Message> {
         let was_full = state.session.is_paused(state.session.command_channel());
         let command = self.take_command(&mut state.session)?;
         if was_full {
@@ -105,6 +113,7 @@ impl Link {
 
     /// Commands are not taken while the peer leaves too many replies unread; unless it has gone, and
     /// there won't be any.
+    #[inline]
     pub(super) fn take_command(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
         if self.is_held(session) {
             return None;
@@ -120,6 +129,7 @@ impl Link {
     }
 
     /// Whether commands are not taken.
+    #[inline]
     pub(super) fn is_held(&self, session: &Session<OwnedFd>) -> bool {
         if !self.has_unsent() {
             return false;
@@ -143,6 +153,7 @@ impl Link {
     }
 
     /// Whether the device owes so many answers that it gets no more commands.
+    #[inline]
     pub(crate) fn is_saturated(&self) -> bool {
         self.open_answers.load(Ordering::SeqCst) >= self.max_open_answers
     }

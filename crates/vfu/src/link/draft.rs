@@ -29,6 +29,7 @@ pub(super) fn spare() -> Vec<u8> {
 }
 
 /// Keeps a buffer for a later message of this thread.
+#[inline]
 pub(super) fn give_back(draft: Vec<u8>) {
     if draft.capacity() > 0 {
         SPARE.with_borrow_mut(|spare| {

@@ -161,11 +161,19 @@ const SPARE: usize = 16;
 
 impl State {
     /// Whether somebody has to be woken, without the lock.
+    #[inline]
     fn has_woken(&self) -> bool {
         self.rung.is_some() || self.session.has_woken()
     }
 
+    /// Whether nothing has to be sent or woken that came of what was read.
+    #[inline]
+    fn is_delivered(&self) -> bool {
+        self.refusals.is_empty() && !self.has_woken()
+    }
+
     /// Gives the buffer of a message back to the framer that made it.
+    #[inline]
     fn recycle(&mut self, done: Message) {
         let channel = self.session.channel_of(&done) as usize;
         match &mut self.framers[channel] {
@@ -278,6 +286,7 @@ impl Link {
         }
     }
 
+    #[inline]
     fn socket(&self, channel: Channel) -> &Socket {
         match channel {
             Channel::Twin => self.twin.get().unwrap_or(&self.main),
@@ -285,6 +294,7 @@ impl Link {
         }
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -307,10 +317,13 @@ impl Link {
     }
 
     /// Why the session has ended, if it has.
+    #[inline]
     pub(crate) fn closed(&self) -> Option<Closed> {
-        if !self.over.load(Ordering::SeqCst) {
-            return None;
-        }
+        if self.over.load(Ordering::SeqCst) { self.why_closed() } else { None }
+    }
+
+    #[cold]
+    fn why_closed(&self) -> Option<Closed> {
         self.lock().session.closed().cloned()
     }
 
@@ -346,6 +359,7 @@ impl Link {
 
     /// Sends one whole message, which is a [draft](with_draft); what does not go at once is sent while
     /// somebody waits.
+    #[inline]
     pub(crate) fn send(
         &self,
         channel: Channel,
@@ -364,6 +378,7 @@ impl Link {
     }
 
     /// The channel for our requests.
+    #[inline]
     fn request_channel(&self) -> Channel {
         match self.role {
             Role::Server if self.has_twin() => Channel::Twin,
@@ -371,10 +386,12 @@ impl Link {
         }
     }
 
+    #[inline]
     fn outbox(&self, channel: Channel) -> MutexGuard<'_, Outbox> {
         self.outboxes[channel as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[inline]
     fn send_from(
         &self,
         mut outbox: MutexGuard<'_, Outbox>,
@@ -403,16 +420,19 @@ impl Link {
         Ok(())
     }
 
+    #[inline]
     fn unsent(&self, channel: Channel) -> usize {
         self.unsent[channel as usize].load(Ordering::Acquire)
     }
 
     /// Whether anything waits to be sent.
+    #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
         Channel::ALL.iter().any(|c| self.unsent(*c) > 0)
     }
 
     /// Gives the buffer of a message back.
+    #[inline]
     pub(crate) fn recycle(&self, done: Option<Message>) {
         if let Some(message) = done {
             self.lock().recycle(message);

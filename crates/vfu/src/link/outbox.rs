@@ -24,12 +24,14 @@ struct Chunk {
 
 impl Outbox {
     /// Bytes that wait.
+    #[inline]
     pub(super) fn len(&self) -> usize {
         self.bytes
     }
 
     /// Sends one message, a draft and `data` behind it, or as much as goes; the rest waits. Messages
     /// never overtake each other.
+    #[inline]
     pub(super) fn send(
         &mut self,
         socket: &Socket,

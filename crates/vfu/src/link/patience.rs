@@ -14,18 +14,24 @@ impl Link {
     pub(super) fn until_woken(&self, wake: Option<&Wake>, until: Option<Time>) -> Option<Time> {
         match wake {
             Some(_) => until,
-            None => earlier(until, Some(self.now() + Duration::from_millis(50))),
+            None => Time::first(until, Some(self.now() + Duration::from_millis(50))),
         }
     }
 
     /// When something has to be done if nothing comes.
+    #[inline]
     pub(super) fn next_deadline(&self, state: &State) -> Option<Time> {
+        let asked = state.session.next_deadline();
+        if state.alarm.is_none() && state.opening.is_none() && !state.is_slow() {
+            return asked;
+        }
         let alarm = state.alarm.as_ref().map(|(at, _)| *at);
-        let asked = earlier(state.session.next_deadline(), alarm);
-        earlier(asked, earlier(self.patience(state), state.opening))
+        let slow = Time::first(self.patience(state), state.opening);
+        Time::first(Time::first(asked, alarm), slow)
     }
 
     /// Does what is due now. Says whether anything was, and else when something will be.
+    #[inline]
     pub(super) fn see_to_deadlines(
         &self,
         state: &mut State,
@@ -33,21 +39,21 @@ impl Link {
     ) -> (bool, Option<Time>) {
         self.notice_stall(state, clock);
         let next = self.next_deadline(state);
-        let due = next.is_some_and(|next| next <= clock.now())
-            && (self.is_overdue(state, clock) || self.expire(state, clock));
-        (due, next)
+        let due = next.is_some_and(|next| next <= clock.now());
+        (due && (self.is_overdue(state, clock) || self.expire(state, clock)), next)
     }
 
     /// When the peer's slowness will have lasted too long.
+    #[inline]
     pub(super) fn patience(&self, state: &State) -> Option<Time> {
-        if (state.begun, state.stalled) == ([None; 2], [None; 2]) {
+        if !state.is_slow() {
             return None;
         }
         let limits = state.session.limits();
         let begun = state.begun.iter().flatten().min().zip(limits.message_timeout);
         let begun = begun.filter(|_| !self.receives_no_more(&state.session));
         let stalled = state.stalled.iter().flatten().min().zip(limits.send_timeout);
-        earlier(begun.map(|(t, d)| *t + d), stalled.map(|(t, d)| *t + d))
+        Time::first(begun.map(|(t, d)| *t + d), stalled.map(|(t, d)| *t + d))
     }
 
     /// Ends the session if the peer has been slow for too long.
@@ -67,7 +73,11 @@ impl Link {
     }
 
     /// Notes since when the peer leaves something unread.
+    #[inline]
     pub(super) fn notice_stall(&self, state: &mut State, clock: &Clock<'_>) {
+        if !self.has_unsent() && !is_some(&state.stalled) {
+            return;
+        }
         for channel in Channel::ALL {
             let stalled = &mut state.stalled[channel as usize];
             if self.unsent(channel) == 0 {
@@ -108,10 +118,15 @@ impl Link {
     }
 }
 
-/// The first of two points in time.
-fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
+impl State {
+    /// Whether the peer leaves anything unfinished or unread.
+    #[inline]
+    fn is_slow(&self) -> bool {
+        is_some(&self.begun) || is_some(&self.stalled)
     }
+}
+
+#[inline]
+fn is_some(times: &[Option<Time>; 2]) -> bool {
+    times[0].is_some() || times[1].is_some()
 }

@@ -12,32 +12,49 @@ use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use crate::transport::Received;
 
-/// The framers of the channels that a thread reads, for as long as it does.
+/// What a thread reads, for as long as it does.
 pub(super) struct Reading {
-    framers: [Option<Box<Framer<OwnedFd>>>; 2],
+    /// What it waits for comes here.
+    on: Channel,
+    framer: Box<Framer<OwnedFd>>,
+    /// That of the other channel, if it reads that as well.
+    other: Option<Box<Framer<OwnedFd>>>,
 }
 
 impl Reading {
-    /// The first channel that is read: nobody else reads it, so nobody else uses its wake-up.
-    pub(super) fn first(&self) -> Channel {
-        if self.framers[Channel::Main as usize].is_some() { Channel::Main } else { Channel::Twin }
+    /// The channel that nobody else reads: so nobody else uses its wake-up.
+    pub(super) fn channel(&self) -> Channel {
+        self.on
+    }
+
+    fn reads(&self, channel: Channel) -> bool {
+        channel == self.on || self.other.is_some()
     }
 }
 
 impl Link {
     /// Takes the part of the reader, if nobody reads the channel on which what we wait `on` comes.
-    /// Then the other one, too, if anything is due there that nobody reads: so something that is due
-    /// always has a reader who wants it, or one who will wake him.
-    ///
-    /// A channel on which nothing is due is left out, so that the other can be read without a poll;
-    /// but now and then, and when it is quiet, it is looked at too: the peer may have closed it, or
-    /// may send what it should not.
     pub(super) fn take_framers(
         &self,
         state: &mut State,
         on: Channel,
         quiet: bool,
     ) -> Option<Reading> {
+        let both = self.may_read(state, on, quiet)?;
+        let framer = state.framers[on as usize].take()?;
+        let other = if both { state.framers[on.other() as usize].take() } else { None };
+        Some(Reading { on, framer, other })
+    }
+
+    /// Whether the channel on which what we wait `on` comes may be read now, by nobody else; and then,
+    /// whether the other one is to be read with it. It is if anything is due there that nobody reads: so
+    /// something that is due always has a reader who wants it, or one who will wake him.
+    ///
+    /// A channel on which nothing is due is left out, so that the other can be read without a poll;
+    /// but now and then, and when it is quiet, it is looked at too: the peer may have closed it, or
+    /// may send what it should not.
+    #[inline]
+    pub(super) fn may_read(&self, state: &mut State, on: Channel, quiet: bool) -> Option<bool> {
         // What another thread executes may be what we wait for; its end is told to sleepers only. On
         // two sockets it is nothing that replies wait for.
         let executing = state.session.is_executing() && on == state.session.command_channel();
@@ -45,26 +62,21 @@ impl Link {
         if executing || !readable {
             return None;
         }
-        let mut framers = [None, None];
-        framers[on as usize] = state.framers[on as usize].take();
         let other = on.other();
-        if state.framers[other as usize].is_some() && !state.session.is_paused(other) {
-            let mut due = quiet || state.session.expects(other);
-            match self.tick.get() {
-                Some(tick) if !due => {
-                    let now = self.now();
-                    due = now.since(state.looked) >= (*tick).min(LOOK);
-                    if due {
-                        state.looked = now;
-                    }
-                }
-                _ => due = true,
-            }
-            if due {
-                framers[other as usize] = state.framers[other as usize].take();
-            }
+        if state.framers[other as usize].is_none() || state.session.is_paused(other) {
+            return Some(false);
         }
-        Some(Reading { framers })
+        match self.tick.get() {
+            Some(tick) if !quiet && !state.session.expects(other) => {
+                let now = self.now();
+                let due = now.since(state.looked) >= (*tick).min(LOOK);
+                if due {
+                    state.looked = now;
+                }
+                Some(due)
+            }
+            _ => Some(true),
+        }
     }
 
     /// Waits for the sockets, receives once, and gives the part back. False if only the time has
@@ -80,10 +92,10 @@ impl Link {
         let result = data.unwrap_or_else(|| {
             self.look_then(&mut reading, |reading| {
                 if blind {
-                    return self.receive(reading, [true; 2], true);
+                    return self.receive_on(reading.on, &mut reading.framer, true, None);
                 }
                 let ready = self.poll_in(reading, until).map_err(lost)?;
-                self.receive(reading, ready, false).map(|_| true)
+                self.receive(reading, ready).map(|_| true)
             })
         });
         let came = !matches!(result, Ok(false));
@@ -105,11 +117,12 @@ impl Link {
         blind: bool,
         sink: &mut Sink<'_>,
     ) -> Option<Result<bool, Closed>> {
-        let channel = sink.channel();
-        reading.framers[channel as usize].as_mut()?.space_in(sink)?;
+        if sink.channel() != reading.on {
+            return None;
+        }
+        reading.framer.space_in(sink)?;
         let received = self.receive_data(reading, until, blind, sink);
-        let framer = reading.framers[channel as usize].as_mut()?;
-        Some(framer.settle(sink).map_err(Closed::Framing).and(received))
+        Some(reading.framer.settle(sink).map_err(Closed::Framing).and(received))
     }
 
     fn receive_data(
@@ -119,11 +132,11 @@ impl Link {
         blind: bool,
         sink: &mut Sink<'_>,
     ) -> Result<bool, Closed> {
-        let (channel, mut came) = (sink.channel(), false);
-        if let Some(framer) = reading.framers[channel as usize].as_mut().filter(|_| !blind) {
+        let (channel, mut came) = (reading.on, false);
+        if !blind {
             // Most often it is here, behind its head.
-            self.receive_on(channel, framer, false, Some(sink))?;
-            if framer.missing() == 0 {
+            self.receive_on(channel, &mut reading.framer, false, Some(sink))?;
+            if reading.framer.missing() == 0 {
                 return Ok(true);
             }
         }
@@ -133,17 +146,18 @@ impl Link {
                 true => [true; 2],
                 false => self.poll_in(reading, until).map_err(lost)?,
             };
-            let [main, twin] = &mut reading.framers;
-            let (own, other) = if channel == Channel::Main { (main, twin) } else { (twin, main) };
             let mut more = ready[channel as usize];
-            if let Some(framer) = other.as_mut().filter(|_| ready[channel.other() as usize]) {
+            let other = reading.other.as_mut().filter(|_| ready[channel.other() as usize]);
+            if let Some(framer) = other {
                 self.receive_on(channel.other(), framer, false, None)?;
                 more = false;
             }
-            let Some(framer) = own.as_mut().filter(|_| ready[channel as usize]) else { break };
-            let received = self.receive_on(channel, framer, blind, Some(sink))?;
+            if !ready[channel as usize] {
+                break;
+            }
+            let received = self.receive_on(channel, &mut reading.framer, blind, Some(sink))?;
             came |= received;
-            if !more || !received || framer.missing() == 0 {
+            if !more || !received || reading.framer.missing() == 0 {
                 break;
             }
         }
@@ -152,14 +166,15 @@ impl Link {
 
     /// Whether a receive that waits will do: one channel, nothing to send, and it ends in time, as
     /// it does after a tick.
+    #[inline]
     pub(super) fn may_receive_blind(
         &self,
         reading: &Reading,
         until: Option<Time>,
         clock: &Clock<'_>,
     ) -> bool {
-        let both = reading.framers.iter().all(Option::is_some);
-        !both && !self.has_unsent() && until.is_none_or(|_| self.is_in_time(until, clock.now()))
+        let in_time = || until.is_none() || self.is_in_time(until, clock.now());
+        reading.other.is_none() && !self.has_unsent() && in_time()
     }
 
     /// Whether a receive that waits ends by then, as it does after a tick.
@@ -172,13 +187,13 @@ impl Link {
     fn poll_in(&self, reading: &Reading, until: Option<Time>) -> Result<[bool; 2], Errno> {
         let socket = |channel: Channel| {
             let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, reading.framers[channel as usize].is_some());
+            flags.set(PollFlags::IN, reading.reads(channel));
             flags.set(PollFlags::OUT, self.unsent(channel) > 0);
             // One without flags would still report that it is closed: it is left out.
             let socket = self.socket(channel).as_fd();
             (!flags.is_empty()).then(|| PollFd::from_borrowed_fd(socket, flags))
         };
-        let wake = self.poll_wake(reading.first());
+        let wake = self.poll_wake(reading.on);
         let until = self.until_woken(wake, until);
         let wake_fd = wake.map(|wake| PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN));
         let places = [socket(Channel::Main), socket(Channel::Twin), wake_fd];
@@ -208,23 +223,19 @@ impl Link {
         Ok(ready)
     }
 
-    /// One receive on each channel of `reading` that is `ready`. Says whether anything came.
-    pub(super) fn receive(
-        &self,
-        reading: &mut Reading,
-        ready: [bool; 2],
-        wait: bool,
-    ) -> Result<bool, Closed> {
-        let mut came = false;
-        for channel in Channel::ALL {
-            let framer = &mut reading.framers[channel as usize];
-            if let Some(framer) = framer.as_mut().filter(|_| ready[channel as usize]) {
-                came |= self.receive_on(channel, framer, wait, None)?;
-            }
+    /// One receive, without waiting, on each channel of `reading` that is `ready`. Says whether anything
+    /// came.
+    pub(super) fn receive(&self, reading: &mut Reading, ready: [bool; 2]) -> Result<bool, Closed> {
+        let Reading { on, framer, other } = reading;
+        let mut came = ready[*on as usize] && self.receive_on(*on, framer, false, None)?;
+        if let Some(framer) = other.as_mut().filter(|_| ready[on.other() as usize]) {
+            came |= self.receive_on(on.other(), framer, false, None)?;
         }
         Ok(came)
     }
 
+    /// One receive. Says whether anything came.
+    #[inline]
     fn receive_on(
         &self,
         channel: Channel,
@@ -241,7 +252,11 @@ impl Link {
         let mut fds = Vec::new();
         match self.socket(channel).recv(&mut space[..most], &mut fds, wait) {
             Ok(Received::Bytes(n)) => {
-                framer.received(n, fds);
+                if fds.is_empty() {
+                    framer.received(n, []);
+                } else {
+                    framer.received(n, fds);
+                }
                 if limit.is_some() && channel == Channel::Main {
                     self.filled.store(n == most, Ordering::Relaxed);
                 }
@@ -257,6 +272,7 @@ impl Link {
     }
 
     /// How much is received at once, if not as much as there is room for.
+    #[inline]
     fn receive_limit(&self, framer: &Framer<OwnedFd>) -> Option<usize> {
         match self.read_ahead.load(Ordering::Relaxed) {
             _ if self.exact.load(Ordering::Relaxed) => Some(framer.missing()),
@@ -266,25 +282,60 @@ impl Link {
     }
 
     /// Gives the part of the reader back; others may want it, or what was read for them.
+    #[inline]
     pub(super) fn put_back(
         &self,
         state: &mut State,
         reading: Reading,
         result: Result<bool, Closed>,
     ) {
-        for (home, framer) in state.framers.iter_mut().zip(reading.framers) {
-            if framer.is_some() {
-                *home = framer;
+        let came = !matches!(result, Ok(false));
+        let Reading { on, framer, other } = reading;
+        state.framers[on as usize] = Some(framer);
+        if came {
+            self.pump_channel(state, on);
+        }
+        if other.is_some() {
+            state.framers[on.other() as usize] = other;
+            if came {
+                self.pump_channel(state, on.other());
             }
         }
-        if !matches!(result, Ok(false)) {
-            self.pump(state);
-        }
         if let Err(why) = result {
-            debug!(%why, "session ends");
-            state.session.close(why);
-            self.hang_up(state);
+            self.end_session(state, why);
         }
         self.wake_sleepers(state);
+    }
+
+    /// One receive, without waiting, `on` one channel and perhaps on the other. So the state can stay ours
+    /// meanwhile, and the part of the reader need not be taken. Says whether anything came.
+    #[inline]
+    pub(super) fn receive_now(&self, state: &mut State, on: Channel, both: bool) -> bool {
+        let mut came = self.receive_now_on(state, on);
+        if both {
+            came |= self.receive_now_on(state, on.other());
+        }
+        if came {
+            self.wake_sleepers(state);
+        }
+        came
+    }
+
+    #[inline]
+    fn receive_now_on(&self, state: &mut State, channel: Channel) -> bool {
+        let Some(framer) = &mut state.framers[channel as usize] else { return false };
+        match self.receive_on(channel, framer, false, None) {
+            Ok(false) => return false,
+            Ok(true) => self.pump_channel(state, channel),
+            Err(why) => self.end_session(state, why),
+        }
+        true
+    }
+
+    #[cold]
+    fn end_session(&self, state: &mut State, why: Closed) {
+        debug!(%why, "session ends");
+        state.session.close(why);
+        self.hang_up(state);
     }
 }

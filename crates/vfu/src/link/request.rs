@@ -125,7 +125,10 @@ impl Link {
             return Err(RequestError::Gone);
         }
         let usual = state.session.limits().reply_timeout;
-        let timeout = [about.timeout, usual].into_iter().flatten().min();
+        let timeout = match (about.timeout, usual) {
+            (Some(asked), Some(usual)) => Some(asked.min(usual)),
+            (asked, usual) => asked.or(usual),
+        };
         let deadline = timeout.map(|t| clock.now() + t);
         let ticket = state.session.start(command, deadline, about.range)?;
         drop(state);
@@ -141,6 +144,7 @@ impl Link {
     }
 
     /// Whether a request would find room among the others, and in what waits to be sent.
+    #[inline]
     fn has_room(&self, session: &Session<OwnedFd>) -> bool {
         session.closed().is_some()
             || session.has_room()
@@ -268,6 +272,7 @@ impl Link {
     }
 
     /// Sends a request of a client and gives its ticket; waits while there is no room.
+    #[inline]
     pub(crate) fn request(
         self: &Arc<Self>,
         command: Command,

@@ -21,16 +21,12 @@ impl Link {
     /// Sends the refusals that have come of it, and wakes those who have to be.
     #[inline]
     pub(super) fn deliver<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        if state.refusals.is_empty() && !state.has_woken() {
-            state
-        } else {
-            self.deliver_all(state)
-        }
+        if state.is_delivered() { state } else { self.deliver_all(state) }
     }
 
     #[inline(never)]
     fn deliver_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while !state.refusals.is_empty() || state.has_woken() {
+        while !state.is_delivered() {
             let refusals = std::mem::take(&mut state.refusals);
             self.release(state);
             for (channel, header) in refusals {
@@ -41,30 +37,33 @@ impl Link {
         state
     }
 
-    /// Hands every whole message to the session: after each receive, and when the session takes more.
-    pub(super) fn pump(&self, state: &mut State) {
+    /// Hands every whole message to the session, when it takes more than it did.
+    #[inline(never)]
+    fn pump(&self, state: &mut State) {
         state.unsorted = false;
         for channel in Channel::ALL {
-            let framer = state.framers[channel as usize].as_deref();
-            let begun = state.begun[channel as usize].is_some();
-            // Most often nothing has come on the other one.
-            if framer.is_some_and(|framer| begun || framer.is_mid_message()) {
-                self.pump_channel(state, channel);
-            }
+            self.pump_channel(state, channel);
         }
     }
 
-    fn pump_channel(&self, state: &mut State, channel: Channel) {
+    /// Hands every whole message of a channel to the session: after each receive.
+    pub(super) fn pump_channel(&self, state: &mut State, channel: Channel) {
         let index = channel as usize;
         let State { session, begun, spare, refusals, .. } = state;
         let (Some(framer), begun) = (&mut state.framers[index], &mut begun[index]) else { return };
         while let Some(done) = spare[index].pop() {
             framer.recycle(done);
         }
-        while framer.is_mid_message() && session.closed().is_none() {
+        while session.closed().is_none() {
+            if !framer.is_mid_message() {
+                *begun = None;
+                return;
+            }
             if session.is_paused(channel) {
+                // What finds no room is not the peer's to finish.
+                *begun = None;
                 state.unsorted = true;
-                break;
+                return;
             }
             match framer.pop() {
                 Ok(Some(message)) => {
@@ -79,7 +78,10 @@ impl Link {
                         Err(why) => debug!(%why, "session ends"),
                     }
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    begun.get_or_insert_with(|| self.now());
+                    return;
+                }
                 Err(e) if state.lenient && !self.is_left_unread(channel, session) => {
                     debug!(%e, "message refused");
                     framer.skip_refused();
@@ -91,15 +93,7 @@ impl Link {
                 Err(e) => self.end_broken(session, channel, e),
             }
         }
-        // What finds no room is not the peer's to finish.
-        if !framer.is_mid_message() || session.is_paused(channel) {
-            *begun = None;
-        } else if begun.is_none() {
-            *begun = Some(self.now());
-        }
-        if session.closed().is_some() {
-            self.hang_up(state);
-        }
+        self.hang_up(state);
     }
 
     /// Whether the peer leaves so much unread that no more is to be added.

@@ -136,6 +136,7 @@ impl Link {
     }
 
     /// Waits by `sleep`, which receives once; before that it looks for a while.
+    #[inline]
     pub(super) fn look_then(
         &self,
         reading: &mut Reading,
@@ -156,14 +157,14 @@ impl Link {
     /// Receives without waiting until something comes or the time is over; or until somebody wants
     /// whoever waits.
     fn look(&self, reading: &mut Reading, began: Instant, time: Duration) -> Result<bool, Closed> {
-        let wake = self.wakes[reading.first() as usize].get();
+        let wake = self.wakes[reading.channel() as usize].get();
         let wake = wake.and_then(Option::as_ref);
         for _ in 0..TRIES {
             let wanted = wake.is_some_and(|wake| wake.is_asked());
             if wanted || self.has_unsent() || began.elapsed() >= time {
                 break;
             }
-            if self.receive(reading, [true; 2], false)? {
+            if self.receive(reading, [true; 2])? {
                 return Ok(true);
             }
             yield_now();

@@ -96,7 +96,7 @@ impl Link {
                     state.blind += usize::from(blind);
                     state.looks_up = until.filter(|_| !blind);
                     if !blind {
-                        self.poll_wake(reading.first());
+                        self.poll_wake(reading.channel());
                     }
                     drop(state);
                     let (state, came) = self.read(reading, until, blind, sink.as_deref_mut());
@@ -117,9 +117,10 @@ impl Link {
     }
 
     /// As [`poll_sockets`](Self::poll_sockets), and gives the state, for more.
+    #[inline]
     pub(super) fn poll(&self) -> (MutexGuard<'_, State>, bool) {
-        for channel in Channel::ALL {
-            if self.unsent(channel) > 0 {
+        if self.has_unsent() {
+            for channel in Channel::ALL {
                 let _closed = self.flush(channel);
             }
         }
@@ -142,13 +143,10 @@ impl Link {
         }
         for quiet in [false, true] {
             let channel = state.session.command_channel();
-            let Some(mut reading) = self.take_framers(&mut state, channel, quiet) else {
+            let Some(both) = self.may_read(&mut state, channel, quiet) else {
                 return (state, false);
             };
-            // It does not wait, so the state can stay ours.
-            let result = self.receive(&mut reading, [true; 2], false);
-            let came = !matches!(result, Ok(false));
-            self.put_back(&mut state, reading, result);
+            let came = self.receive_now(&mut state, channel, both);
             state = self.deliver(state);
             if came || !self.has_twin() {
                 return (state, came);
@@ -169,7 +167,7 @@ impl Link {
             let reading = neglected.then(|| self.take_framers(&mut state, on, true)).flatten();
             state = match reading {
                 Some(reading) => {
-                    self.poll_wake(reading.first());
+                    self.poll_wake(reading.channel());
                     drop(state);
                     self.read(reading, until, false, None).0
                 }
@@ -251,6 +249,7 @@ impl Link {
         state
     }
 
+    #[inline]
     pub(super) fn wake_sleepers(&self, state: &State) {
         if state.sleepers > 0 {
             self.changed.notify_all();

@@ -225,7 +225,7 @@ impl Event {
     ///
     /// # Errors
     /// What the system says; `EDEADLK`: the client has made such a call wait, and there are no more.
-    pub fn signal(&self) -> Result<(), Errno> {
+    pub fn signal(&mut self) -> Result<(), Errno> {
         self.0.signal().map_err(|e| Errno::from_raw(e.raw_os_error()))
     }
 }

@@ -30,11 +30,13 @@ enum Answers<'a> {
 
 impl Executor {
     /// Whether reads do not reach the device; writes do not reach any device that is stopped.
+    #[inline]
     fn is_frozen(&self) -> bool {
         self.shared.is_stopped() && self.moving.is_frozen()
     }
 
     /// Checks that an access lies in its region and is not too large.
+    #[inline]
     fn check_access(&self, region: u32, offset: u64, count: u64) -> Result<(), Errno> {
         let size = self.regions.size(region)?;
         let end = offset.checked_add(count).ok_or(Errno::EINVAL)?;
@@ -95,26 +97,37 @@ impl Executor {
     }
 
     /// Who answers a read. The access lies in its region.
+    #[inline]
     fn who_answers(&self, region: u32, offset: u64, len: usize) -> Answers<'_> {
-        let memory = || self.regions.memory_at(region, offset, len);
         if len == 0 {
             Answers::Nobody("it is empty")
         } else if region == CONFIG_REGION {
             Answers::Config
         } else if self.shared.is_asleep() {
             Answers::Nobody("the device is not in D0")
-        } else if region == ROM_REGION {
-            Answers::Rom
-        } else if self.shared.irqs.is_msix(region, offset, len) {
-            Answers::Msix
-        } else if let Some(memory) = memory() {
-            Answers::Memory(memory)
-        } else if self.regions.is_of_msix(region) {
-            Answers::Nobody("it is beside the MSI-X table and PBA")
+        } else if let Some(library) = self.library_answers(region, offset, len) {
+            library
         } else if self.is_frozen() {
             Answers::Nobody("the device is being moved")
         } else {
             Answers::Device
+        }
+    }
+
+    /// Who answers a read of what is the library's.
+    fn library_answers(&self, region: u32, offset: u64, len: usize) -> Option<Answers<'_>> {
+        if self.regions.is_plain(region) {
+            None
+        } else if region == ROM_REGION {
+            Some(Answers::Rom)
+        } else if self.shared.irqs.is_msix(region, offset, len) {
+            Some(Answers::Msix)
+        } else if let Some(memory) = self.regions.memory_at(region, offset, len) {
+            Some(Answers::Memory(memory))
+        } else if self.regions.is_of_msix(region) {
+            Some(Answers::Nobody("it is beside the MSI-X table and PBA"))
+        } else {
+            None
         }
     }
 
@@ -163,14 +176,15 @@ impl Executor {
         let RegionWriteRequest { region, offset, data } = *request;
         self.check_access(region, offset, data.len() as u64)?;
         trace!(region, offset, ?data, "write");
+        let is_plain = self.regions.is_plain(region);
         if data.is_empty() {
         } else if region == CONFIG_REGION {
             self.config_write(device, link, offset as usize, data);
         } else if self.shared.is_asleep() {
             debug!(region, offset, "write to a device that is not in D0");
-        } else if self.regions.is_read_only(region) {
+        } else if !is_plain && self.regions.is_read_only(region) {
             debug!(region, offset, len = data.len(), "write to what is read-only dropped");
-        } else if self.shared.irqs.msix_write(region, offset, data) {
+        } else if !is_plain && self.shared.irqs.msix_write(region, offset, data) {
         } else if self.shared.is_stopped() {
             debug!(region, offset, "write to a device that is stopped");
         } else if let Some(memory) = self.regions.memory_at(region, offset, data.len()) {

@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use vfu_proto::session::{Channel, Closed};
 use vfu_proto::wire::{
     Command, DeviceFlags, DeviceInfo, Errno, HEADER_SIZE, Header, IrqFlags, IrqInfo,
-    RegionWriteRequest, Request, SetIrqs, WriteMultiReply,
+    RegionReadRequest, RegionWriteRequest, Request, SetIrqs, WriteMultiReply,
 };
 
 use super::builder::Settings;
@@ -97,10 +97,17 @@ impl Executor {
         let call = Call { link, header: *command.header() };
         let fds = command.take_fds();
         let _closed = with_draft(|out| {
-            let result = Command::from_u16(call.header.command)
-                .ok_or(Errno::EINVAL)
-                .and_then(|name| Request::parse(name, command.payload()))
-                .and_then(|request| self.handle(device, call, request, fds, out));
+            let payload = command.payload();
+            // Accesses are most of what comes: they go straight to their handler.
+            let result = match Command::from_u16(call.header.command) {
+                Some(Command::RegionRead) => RegionReadRequest::parse(payload)
+                    .and_then(|read| self.region_read(device, call, &read, out)),
+                Some(Command::RegionWrite) => RegionWriteRequest::parse(payload)
+                    .and_then(|write| self.region_write(device, call, &write, out)),
+                Some(other) => Request::parse(other, payload)
+                    .and_then(|request| self.handle(device, call, request, fds, out)),
+                None => Err(Errno::EINVAL),
+            };
             match result {
                 Ok(Outcome::Later) => Ok(()),
                 Ok(Outcome::Reply) => call.reply(out, &[]),
@@ -130,8 +137,6 @@ impl Executor {
         out: &mut Vec<u8>,
     ) -> Result<Outcome<'_>, Errno> {
         match request {
-            Request::RegionRead(r) => return self.region_read(device, call, &r, out),
-            Request::RegionWrite(r) => return self.region_write(device, call, &r, out),
             Request::RegionWriteMulti(writes) => {
                 if !self.shared.live().is_some_and(|live| live.write_multiple) {
                     return Err(Errno::EINVAL);
@@ -181,6 +186,8 @@ impl Executor {
             Request::Version(_) | Request::DmaRead(_) | Request::DmaWrite(_) => {
                 return Err(Errno::EINVAL);
             }
+            // They have a way of their own.
+            Request::RegionRead(_) | Request::RegionWrite(_) => return Err(Errno::EINVAL),
         }
         Ok(Outcome::Reply)
     }
@@ -219,6 +226,7 @@ impl Executor {
 impl Call<'_> {
     /// Sends the reply whose payload is in `out`, behind room for the header; nothing if none is
     /// wanted.
+    #[inline]
     pub(super) fn reply(&self, out: &mut Vec<u8>, fds: &[BorrowedFd<'_>]) -> Result<(), Closed> {
         if self.header.wants_no_reply() {
             return Ok(());

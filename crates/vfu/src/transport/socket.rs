@@ -1,7 +1,7 @@
 //! A connected UNIX stream socket that carries file descriptors.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -73,6 +73,7 @@ impl Socket {
     /// # Errors
     /// The socket failed, or the kernel had to drop descriptors (`EMFILE`): what was received of
     /// them is closed, and the stream can't be trusted.
+    #[inline]
     pub(crate) fn recv(
         &self,
         bytes: &mut [u8],
@@ -80,7 +81,8 @@ impl Socket {
         wait: bool,
     ) -> Result<Received, Errno> {
         let mut control = [MaybeUninit::uninit(); CONTROL];
-        let mut control = RecvAncillaryBuffer::new(&mut control);
+        // What came is taken out below: to look for more when it is dropped would be in vain.
+        let mut control = ManuallyDrop::new(RecvAncillaryBuffer::new(&mut control));
         let flags = RecvFlags::CMSG_CLOEXEC | may_wait(self.as_fd(), wait);
         let got = loop {
             let mut parts = [IoSliceMut::new(bytes)];
@@ -117,6 +119,7 @@ impl Socket {
     ///
     /// # Errors
     /// `AGAIN`: nothing went, the socket is full. Anything else: the connection is lost.
+    #[inline]
     pub(crate) fn send(&self, parts: [&[u8]; 2], fds: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
         if fds.is_empty() && parts[1].is_empty() {
             return self.send_bytes(parts[0]);
@@ -137,6 +140,7 @@ impl Socket {
     }
 
     /// Bytes alone: the kernel has less to look at, which is a tenth of what a small message costs.
+    #[inline]
     fn send_bytes(&self, bytes: &[u8]) -> Result<usize, Errno> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {

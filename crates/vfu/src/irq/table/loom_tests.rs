@@ -23,7 +23,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// One vector of MSI-X, enabled, assigned and not masked.
+    /// One vector of MSI-X, enabled, assigned and not masked, and known not to be held back.
     fn new() -> Arc<Bench> {
         let config = Pci::endpoint(1, 2).msix(1).build().unwrap();
         let irqs = Irqs::of(&config);
@@ -31,6 +31,8 @@ impl Bench {
         let bench = Bench { irqs, eventfd: eventfd(0, EventfdFlags::NONBLOCK).unwrap() };
         bench.assign();
         bench.mask_entry(false);
+        bench.raise();
+        assert_eq!(bench.count(), 1);
         Arc::new(bench)
     }
 

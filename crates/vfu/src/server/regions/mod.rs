@@ -85,6 +85,8 @@ struct Entry {
     shared: Option<Shareable>,
     /// The BAR that was added for MSI-X: what lies beside table and PBA is not the device's.
     of_msix: bool,
+    /// Nothing of it is the library's.
+    is_plain: bool,
 }
 
 impl Regions {
@@ -113,13 +115,16 @@ impl Regions {
                 return Err(ShareError::EmptyRegion { region: list.len() as u32 });
             }
             let Region { size, type_, read_only, memory: shared } = region;
-            list.push(Entry { size, read_only, type_, shared, of_msix: false });
+            list.push(Entry { size, read_only, type_, shared, ..Entry::default() });
         }
         for (index, entry) in list.iter_mut().enumerate() {
             let kept: Vec<_> = msix_places(config, index).collect();
             if let Some(share) = &mut entry.shared {
                 share.settle(index as u32, entry.size, &kept)?;
             }
+            let is_special = matches!(index as u32, ROM_REGION | CONFIG_REGION) || entry.of_msix;
+            let is_shared = entry.shared.is_some() || !kept.is_empty();
+            entry.is_plain = !is_special && !is_shared && !entry.read_only;
         }
         let mut regions = Regions { list, io_fds: IoFds::default() };
         regions.io_fds = IoFds::new(&regions, asked.doorbells)?;
@@ -135,12 +140,20 @@ impl Regions {
     ///
     /// # Errors
     /// `EINVAL`: there is no region of that number at all.
+    #[inline]
     pub(crate) fn size(&self, index: u32) -> Result<u64, Errno> {
         self.entry(index).map(|entry| entry.size)
     }
 
+    #[inline]
     fn entry(&self, index: u32) -> Result<&Entry, Errno> {
         self.list.get(index as usize).ok_or(Errno::EINVAL)
+    }
+
+    /// Whether it is the device's from end to end: neither shared memory nor tables of the library.
+    #[inline]
+    pub(crate) fn is_plain(&self, index: u32) -> bool {
+        self.entry(index).is_ok_and(|entry| entry.is_plain)
     }
 
     /// Whether writes are dropped.
@@ -159,6 +172,7 @@ impl Regions {
     }
 
     /// The memory that an access lies in, if it lies in one. The place in it is that in the region.
+    #[inline]
     pub(crate) fn memory_at(&self, index: u32, offset: u64, len: usize) -> Option<&SharedMemory> {
         let share = self.entry(index).ok()?.shared.as_ref()?;
         share.memory().filter(|_| share.covers(offset, len as u64))
