@@ -80,6 +80,23 @@ typedef struct vfu_rs_limits {
 int vfu_rs_get_limits(vfu_ctx_t *vfu_ctx, vfu_rs_limits_t *limits);
 int vfu_rs_set_limits(vfu_ctx_t *vfu_ctx, const vfu_rs_limits_t *limits);
 
+/* ---- memory that clients take away ---- */
+
+/*
+ * A client may cut a file short that it has shared. What becomes of a program whose page is gone:
+ */
+typedef enum vfu_rs_memory_policy {
+    VFU_RS_MEMORY_TRUSTING, /* SIGBUS ends it */
+    VFU_RS_MEMORY_GUARDED,  /* DMA that meets the missing page fails, and pointers from vfu_sgl_get() find zeros: a
+                               handler of SIGBUS, which hands on what is not its own, sees to that. The default */
+    VFU_RS_MEMORY_COPYING,  /* nothing is mapped: vfu_sgl_get() fails with EFAULT; vfu_sgl_read() and vfu_sgl_write() with
+                               VFU_SGL_DIRECT_ACCESS read and write the file */
+    VFU_RS_MEMORY_SEALED    /* only memfds that are sealed against shrinking are taken; DMA_MAP of others fails */
+} vfu_rs_memory_policy_t;
+
+/* What is mapped from now on. EINVAL: there is no such policy; EBUSY: a client is connected. */
+int vfu_rs_set_memory_policy(vfu_ctx_t *vfu_ctx, vfu_rs_memory_policy_t policy);
+
 /* ---- DMA that nobody waits for ---- */
 
 /* error is 0 or an errno. */

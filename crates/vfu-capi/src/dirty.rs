@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use vfu::wire::{Errno, bitmap_len};
 
 use crate::ctx::{Context, MAX_TRANSFER, lock};
-use crate::errno::{EINVAL, ENOENT, ENOTSUP};
+use crate::errno::{EINVAL, ENOENT, ENOMEM, ENOTSUP};
 
 impl Context {
     pub(crate) fn start_logging(&self, page_size: u64) -> Result<(), c_int> {
@@ -42,7 +42,9 @@ impl Context {
         if view.is_remote() {
             return Err(EINVAL);
         }
-        let mut bits = vec![0; len as usize];
+        let mut bits = Vec::new();
+        bits.try_reserve_exact(len as usize).map_err(|_| ENOMEM)?;
+        bits.resize(len as usize, 0);
         let shown = len.saturating_mul(8).saturating_mul(page_size).min(view.size());
         self.station().report(&region, shown, page_size, &mut bits).map_err(Errno::raw)?;
         Ok(bits)

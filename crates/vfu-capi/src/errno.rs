@@ -13,6 +13,7 @@ pub(crate) const ENOENT: c_int = 2;
 pub(crate) const EINTR: c_int = 4;
 pub(crate) const EIO: c_int = 5;
 pub(crate) const EAGAIN: c_int = 11;
+pub(crate) const ENOMEM: c_int = 12;
 pub(crate) const EACCES: c_int = 13;
 pub(crate) const EFAULT: c_int = 14;
 pub(crate) const EBUSY: c_int = 16;

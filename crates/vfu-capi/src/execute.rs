@@ -12,7 +12,7 @@ use vfu::wire::{
 };
 
 use crate::ctx::Context;
-use crate::errno::{self, EINVAL, checked};
+use crate::errno::{self, EINVAL, ENOMEM, checked};
 use crate::log::{ERR, INFO};
 use crate::setup::{IRQ_TYPES, REGIONS, irq_type};
 
@@ -145,6 +145,7 @@ impl Context {
         }
         RegionReadReply::emit_head(&request, out);
         let start = out.len();
+        out.try_reserve(request.count as usize).map_err(|_| ENOMEM)?;
         out.resize(start + request.count as usize, 0);
         self.access(region, request.offset, &mut out[start..], false)
     }
@@ -163,6 +164,7 @@ impl Context {
         }
         with_buffer(|copy| {
             copy.clear();
+            copy.try_reserve(data.len()).map_err(|_| ENOMEM)?;
             copy.extend_from_slice(data);
             self.access(region, offset, copy, true)
         })

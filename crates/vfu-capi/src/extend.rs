@@ -4,6 +4,8 @@ use std::ffi::c_int;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use vfu::MemoryPolicy;
+
 use crate::ctx::{context, lock};
 use crate::errno::{EBUSY, EINVAL, ENOENT, ENOTCONN, entry};
 use crate::types::Ctx;
@@ -12,20 +14,31 @@ use crate::types::Ctx;
 const HELD: Duration = Duration::from_millis(10);
 
 /// `vfu_rs_limits_t`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Limits {
-    size: usize,
-    dma_timeout_ms: u32,
-    handler_timeout_ms: u32,
-    handshake_timeout_ms: u32,
-    message_timeout_ms: u32,
-    send_timeout_ms: u32,
-    outstanding: u32,
-    zombies: u32,
-    queued_commands: u32,
-    queued_bytes: u64,
-    unsent_bytes: u64,
+    /// Of this structure, in bytes: filled in by the program.
+    pub size: usize,
+    /// One DMA message.
+    pub dma_timeout_ms: u32,
+    /// All DMA messages of one callback.
+    pub handler_timeout_ms: u32,
+    /// From connecting to VERSION.
+    pub handshake_timeout_ms: u32,
+    /// From the first byte of a message to the last.
+    pub message_timeout_ms: u32,
+    /// The client reads nothing.
+    pub send_timeout_ms: u32,
+    /// DMA messages under way at once.
+    pub outstanding: u32,
+    /// Replies still owed to DMA that was given up.
+    pub zombies: u32,
+    /// Commands that wait.
+    pub queued_commands: u32,
+    /// And their bytes.
+    pub queued_bytes: u64,
+    /// Replies that the client leaves unread, in bytes.
+    pub unsent_bytes: u64,
 }
 
 /// `vfu_rs_counters_t`.
@@ -130,6 +143,29 @@ pub unsafe extern "C" fn vfu_rs_set_limits(ctx: *mut Ctx, limits: *const Limits)
         let timeout = limits.handler_timeout;
         drop(limits);
         ctx.station().set_handler_timeout(timeout);
+        Ok(0)
+    })
+}
+
+/// Says how the memory of clients to come is reached.
+///
+/// # Safety
+/// As the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfu_rs_set_memory_policy(ctx: *mut Ctx, policy: c_int) -> c_int {
+    entry(-1, || {
+        let ctx = context!(ctx);
+        let policy = match policy {
+            0 => MemoryPolicy::Trusting,
+            1 => MemoryPolicy::Guarded,
+            2 => MemoryPolicy::Copying,
+            3 => MemoryPolicy::Sealed,
+            _ => return Err(EINVAL),
+        };
+        if ctx.session().is_some() {
+            return Err(EBUSY);
+        }
+        ctx.station().set_memory_policy(policy);
         Ok(0)
     })
 }

@@ -8,8 +8,11 @@ use vfu::wire::{
 };
 
 use crate::ctx::Context;
-use crate::errno::{EINVAL, checked};
+use crate::errno::{EINVAL, ENOMEM, checked};
 use crate::setup::Migration;
+
+/// What stands before the bitmap of a report.
+const HEAD: usize = 32;
 
 impl Context {
     fn migration(&self) -> Result<Migration, c_int> {
@@ -26,6 +29,8 @@ impl Context {
         if needs_dma && self.dma().is_none() {
             return Err(EINVAL);
         }
+        // Some of it is sent back.
+        out.try_reserve(payload.len()).map_err(|_| ENOMEM)?;
         match request.op {
             FeatureOp::Probe { .. } => out.extend_from_slice(payload),
             FeatureOp::GetMigration => {
@@ -50,6 +55,7 @@ impl Context {
             }
             FeatureOp::GetLoggingReport { iova, length, page_size } => {
                 let bitmap = self.report(iova, length, page_size)?;
+                out.try_reserve(HEAD + bitmap.len()).map_err(|_| ENOMEM)?;
                 let result =
                     FeatureResult::GetLoggingReport { iova, length, page_size, bitmap: &bitmap };
                 FeatureReply::new(result).emit(out);
@@ -103,6 +109,7 @@ impl Context {
             return Err(EINVAL);
         }
         let start = out.len();
+        out.try_reserve(8 + size).map_err(|_| ENOMEM)?;
         out.resize(start + 8 + size, 0);
         let read = callbacks.read_data.ok_or(EINVAL)?;
         let got = self.station().handle(|| {
@@ -124,7 +131,9 @@ impl Context {
         if state != DeviceState::Resuming || request.data.len() > self.most() {
             return Err(EINVAL);
         }
-        let mut data = request.data.to_vec();
+        let mut data = Vec::new();
+        data.try_reserve_exact(request.data.len()).map_err(|_| ENOMEM)?;
+        data.extend_from_slice(request.data);
         let write = callbacks.write_data.ok_or(EINVAL)?;
         let taken = self.station().handle(|| {
             // SAFETY: the program's callback, with bytes of its own.

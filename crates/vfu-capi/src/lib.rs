@@ -43,3 +43,22 @@ mod run;
 mod setup;
 mod sgl;
 pub mod types;
+
+/// Functions of the header, for Rust that calls them as a C program would.
+pub mod c {
+    pub use crate::attach::{vfu_attach_ctx, vfu_get_poll_fd};
+    pub use crate::caps::vfu_pci_add_capability;
+    pub use crate::config::vfu_pci_init;
+    pub use crate::create::{vfu_create_ctx, vfu_destroy_ctx};
+    pub use crate::extend::{
+        Limits, vfu_rs_get_dma_poll_fd, vfu_rs_get_limits, vfu_rs_get_timeout, vfu_rs_set_limits,
+    };
+    pub use crate::irq::vfu_irq_trigger;
+    pub use crate::realize::vfu_realize_ctx;
+    pub use crate::run::vfu_run_ctx;
+    pub use crate::setup::{
+        vfu_setup_device_dma, vfu_setup_device_migration_callbacks, vfu_setup_device_nr_irqs,
+        vfu_setup_region,
+    };
+    pub use crate::sgl::{vfu_addr_to_sgl, vfu_sgl_get, vfu_sgl_put, vfu_sgl_read, vfu_sgl_write};
+}

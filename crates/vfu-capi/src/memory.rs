@@ -7,7 +7,7 @@ use vfu::raw::{Region, View};
 use vfu::wire::{DmaMap, DmaUnmapRequest, Errno, UnmapWhat};
 
 use crate::ctx::{Context, MAX_TRANSFER};
-use crate::errno::{EINVAL, ENOENT, ENOSPC};
+use crate::errno::{EINVAL, ENOENT, ENOMEM, ENOSPC};
 use crate::log::DEBUG;
 use crate::setup::Dma;
 use crate::types::{DmaFn, DmaInfo, IoVec};
@@ -42,6 +42,9 @@ impl DmaInfo {
         }
     }
 }
+
+/// What stands before the bitmap in a reply to DMA_UNMAP.
+const HEAD: usize = 40;
 
 impl Context {
     pub(crate) fn dma(&self) -> Option<Dma> {
@@ -116,10 +119,14 @@ impl Context {
             UnmapWhat::RangeWithDirty { address, size, pgsize, .. } => {
                 let region = self.find(address, size)?;
                 let mut bitmap = self.report(address, size, pgsize)?;
+                out.try_reserve(HEAD + bitmap.len()).map_err(|_| ENOMEM)?;
                 self.forget(&dma, &region);
                 // The program may have given back what it had written to.
-                let more = self.report(address, size, pgsize).unwrap_or_default();
-                bitmap.iter_mut().zip(more).for_each(|(bits, more)| *bits |= more);
+                match self.report(address, size, pgsize) {
+                    Ok(more) => bitmap.iter_mut().zip(more).for_each(|(bits, more)| *bits |= more),
+                    Err(ENOMEM) => bitmap.fill(0xff), // which says more than is true
+                    Err(_) => {}
+                }
                 self.station().unmap(&region);
                 let bitmap = vfu::wire::DirtyBitmap { pgsize, data: &bitmap };
                 let reply = request.reply(size);

@@ -1,63 +1,15 @@
 //! What a context costs: allocations of an access, and the memory of one that does nothing.
 #![allow(unsafe_code)] // it calls the interface as a C program would
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_char};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::ptr::null_mut;
 
 use allocation_counter::measure;
 use vfu::wire::{Capabilities, Command, HEADER_SIZE, Header, Version};
+use vfu_capi::c::*;
 use vfu_capi::types::{AccessFn, Ctx, IoVec, Sg};
-
-unsafe extern "C" {
-    fn vfu_create_ctx(
-        t: c_int,
-        path: *const c_char,
-        f: c_int,
-        p: *mut c_void,
-        d: c_int,
-    ) -> *mut Ctx;
-    fn vfu_pci_init(ctx: *mut Ctx, kind: c_int, header: c_int, revision: c_int) -> c_int;
-    fn vfu_setup_region(
-        ctx: *mut Ctx,
-        region: c_int,
-        size: usize,
-        access: Option<AccessFn>,
-        flags: c_int,
-        areas: *mut IoVec,
-        nr_areas: u32,
-        fd: c_int,
-        offset: u64,
-    ) -> c_int;
-    fn vfu_setup_device_dma(
-        ctx: *mut Ctx,
-        most: usize,
-        up: *const c_void,
-        down: *const c_void,
-    ) -> c_int;
-    fn vfu_setup_device_nr_irqs(ctx: *mut Ctx, index: c_int, count: u32) -> c_int;
-    fn vfu_realize_ctx(ctx: *mut Ctx) -> c_int;
-    fn vfu_attach_ctx(ctx: *mut Ctx) -> c_int;
-    fn vfu_run_ctx(ctx: *mut Ctx) -> c_int;
-    fn vfu_destroy_ctx(ctx: *mut Ctx);
-    fn vfu_addr_to_sgl(
-        c: *mut Ctx,
-        a: *mut c_void,
-        l: usize,
-        s: *mut Sg,
-        n: usize,
-        p: c_int,
-    ) -> c_int;
-    fn vfu_sgl_get(
-        ctx: *mut Ctx,
-        sgl: *mut Sg,
-        iov: *mut IoVec,
-        count: usize,
-        flags: c_int,
-    ) -> c_int;
-    fn vfu_sgl_put(ctx: *mut Ctx, sgl: *mut Sg, iov: *mut IoVec, count: usize);
-}
 
 unsafe extern "C" fn bar(
     _: *mut Ctx,
@@ -92,8 +44,7 @@ impl Pair {
             assert_eq!(vfu_pci_init(ctx, 3, 0, 0), 0);
             let access: Option<AccessFn> = Some(bar);
             assert_eq!(vfu_setup_region(ctx, 0, 4096, access, 7, null_mut(), 0, -1, 0), 0);
-            let none = std::ptr::null();
-            assert_eq!(vfu_setup_device_dma(ctx, 64, none, none), 0);
+            assert_eq!(vfu_setup_device_dma(ctx, 64, None, None), 0);
             assert_eq!(vfu_setup_device_nr_irqs(ctx, 2, 16), 0);
             assert_eq!(vfu_realize_ctx(ctx), 0);
             ctx

@@ -5,6 +5,7 @@
 //! * [`SharedRam`] and [`MessageRam`] are memory that the device reaches directly or by messages.
 //! * [`Interrupts`] are eventfds with a deadline.
 //! * [`RawPeer`] and [`RawListener`] play one end of a session byte by byte, for either role.
+//! * [`LyingServer`] answers a client as it should, but for what a test has it lie about.
 //! * [`TestDevice`] with [`serve_in_process`] is the other end, and logs every call.
 //!
 //! Deadlines here only bound failures: nothing waits for one in a test that passes.
@@ -31,6 +32,7 @@ mod fds;
 mod function;
 mod interrupts;
 mod log;
+mod lying;
 mod message_ram;
 mod ram;
 mod raw;
@@ -47,6 +49,7 @@ pub use fds::fd_count;
 pub use function::{Function, FunctionBar};
 pub use interrupts::Interrupts;
 pub use log::{Call, CallLog};
+pub use lying::{HONEST_JSON, LyingServer, truth};
 pub use message_ram::MessageRam;
 pub use ram::SharedRam;
 pub use raw::{QEMU_JSON, RawMessage, RawPeer, command, message, posted};

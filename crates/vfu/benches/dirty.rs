@@ -60,7 +60,7 @@ impl Subject {
     fn report(&self, out: &mut Vec<u8>) {
         out.clear();
         let grid = Grid::new(black_box(BASE), GIB, PAGE).expect("a range that can be");
-        let mut picture = Picture::append(grid, out);
+        let mut picture = Picture::append(grid, out).unwrap();
         self.pages.report(&mut picture);
         picture.finish();
     }

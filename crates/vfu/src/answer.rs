@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use vfu_proto::session::Channel;
-use vfu_proto::wire::{HEADER_SIZE, Header, RegionReadReply, RegionReadRequest, RegionWriteReply};
+use vfu_proto::wire::{
+    Errno, HEADER_SIZE, Header, RegionReadReply, RegionReadRequest, RegionWriteReply,
+};
 
 use crate::device::Fault;
 use crate::link::{Link, with_draft};
@@ -103,6 +105,11 @@ impl Later {
                     What::Read(request) => {
                         RegionReadReply::emit_head(&request, out);
                         let start = out.len();
+                        if out.try_reserve(request.count as usize).is_err() {
+                            let refused = self.header.error_reply(Errno::ENOMEM);
+                            let _closed = self.link.send_header(Channel::Main, &refused);
+                            return;
+                        }
                         let filler = if value.is_some() { 0 } else { 0xff };
                         out.resize(start + request.count as usize, filler);
                         let value = value.unwrap_or_default();

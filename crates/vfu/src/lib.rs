@@ -53,6 +53,7 @@ mod link;
 pub mod memory;
 pub mod migration;
 pub mod pci;
+mod poller;
 mod quiesce;
 pub mod raw;
 mod reentrant;

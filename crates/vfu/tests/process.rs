@@ -186,6 +186,34 @@ fn replies_that_find_no_room_are_sent_when_there_is_some() {
     assert!(!eventloop.is_ready());
 }
 
+/// What it asks for meanwhile waits in its socket, which is no reason to look there.
+#[test]
+fn a_client_that_reads_nothing_does_not_keep_the_loop_busy() {
+    let (queued_commands, unsent_bytes) = (16, 1024);
+    let limits = Limits { queued_commands, unsent_bytes, send_timeout: None, ..Limits::default() };
+    let mut eventloop = Loop::new(limits);
+    let peer = eventloop.client();
+    let read = RegionReadRequest { offset: 0, region: 0, count: 4 };
+    let reads: Vec<u8> = (0..4000).flat_map(|id| command(id, &Request::RegionRead(read))).collect();
+    peer.send(&reads).unwrap();
+    let mut executed = eventloop.settle();
+    assert!(executed < 4000, "it does not hold so many answers: {executed}");
+    let reader = thread::spawn(move || {
+        for id in 0..4000 {
+            peer.recv_reply(id, Command::RegionRead).unwrap();
+        }
+        peer
+    });
+    while !reader.is_finished() {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        if is_readable(eventloop.poll_fd.as_fd(), timeout) {
+            executed += eventloop.server.process().unwrap();
+        }
+    }
+    let _peer = reader.join().unwrap();
+    assert_eq!(executed + eventloop.settle(), 4000);
+}
+
 /// Runs the loop on a thread of its own until it is told to end.
 fn on_a_thread(mut eventloop: Loop) -> (Arc<AtomicBool>, thread::JoinHandle<Loop>) {
     let end = Arc::new(AtomicBool::new(false));

@@ -1,6 +1,8 @@
 /* vfu_rs_*: what this library has beyond the C library's interface. With that library these cases are skipped. */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -231,6 +233,63 @@ EXTENSION(rs_limits_of_no_size)
     FAILS(vfu_rs_get_limits(dev.ctx, &limits), EINVAL);
     FAILS(vfu_rs_set_limits(dev.ctx, &limits), EINVAL);
     FAILS(vfu_rs_get_limits(dev.ctx, NULL), EINVAL);
+    device_destroy();
+}
+
+/* ---- memory that clients take away ---- */
+
+static void with_policy(vfu_rs_memory_policy_t policy)
+{
+    device_create(LIBVFIO_USER_FLAG_ATTACH_NB);
+    device_setup(VFU_PCI_TYPE_CONVENTIONAL);
+    EQ(vfu_rs_set_memory_policy(dev.ctx, policy), 0);
+    device_connect(CAPABILITIES);
+}
+
+EXTENSION(rs_memory_policy_that_is_none_or_too_late)
+{
+    with_policy(VFU_RS_MEMORY_TRUSTING);
+    FAILS(vfu_rs_set_memory_policy(dev.ctx, (vfu_rs_memory_policy_t)4), EINVAL);
+    FAILS(vfu_rs_set_memory_policy(dev.ctx, VFU_RS_MEMORY_GUARDED), EBUSY);
+    device_destroy();
+}
+
+EXTENSION(rs_memory_policy_takes_sealed_files_only)
+{
+    with_policy(VFU_RS_MEMORY_SEALED);
+    uint32_t flags = VFIO_USER_F_DMA_REGION_READ | VFIO_USER_F_DMA_REGION_WRITE;
+    int fd = memory(RAM_SIZE), sealed = memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    EQ(ftruncate(sealed, RAM_SIZE), 0);
+    EQ(fcntl(sealed, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+    EQ(dma_map(RAM_AT, RAM_SIZE, flags, fd, 0), EPERM);
+    EQ(dma_map(RAM_AT, RAM_SIZE, flags, sealed, 0), 0);
+    dma_sg_t *sg = look_up(RAM_AT, 8, PROT_WRITE);
+    struct iovec iov;
+    EQ(vfu_sgl_get(dev.ctx, sg, &iov, 1, 0), 0);
+    vfu_sgl_put(dev.ctx, sg, &iov, 1);
+    free(sg);
+    close(fd);
+    close(sealed);
+    device_destroy();
+}
+
+EXTENSION(rs_memory_policy_that_maps_nothing)
+{
+    with_policy(VFU_RS_MEMORY_COPYING);
+    int fd = memory(RAM_SIZE);
+    map_ram(fd);
+    dma_sg_t *sg = look_up(RAM_AT, 8, PROT_WRITE);
+    struct iovec iov;
+    FAILS(vfu_sgl_get(dev.ctx, sg, &iov, 1, 0), EFAULT);
+    char data[8] = "written", there[8] = "";
+    EQ(vfu_sgl_write(dev.ctx, sg, 1, data, VFU_SGL_DIRECT_ACCESS), 0);
+    EQ(pread(fd, there, sizeof(there), 0), (ssize_t)sizeof(there));
+    EQ(memcmp(there, data, sizeof(data)), 0);
+    /* What the client takes away is an error, and no more. */
+    EQ(ftruncate(fd, 0), 0);
+    FAILS(vfu_sgl_write(dev.ctx, sg, 1, data, VFU_SGL_DIRECT_ACCESS), EFAULT);
+    free(sg);
+    close(fd);
     device_destroy();
 }
 

@@ -13,6 +13,7 @@
 #pragma weak vfu_rs_setup_irq_masking
 #pragma weak vfu_rs_get_limits
 #pragma weak vfu_rs_set_limits
+#pragma weak vfu_rs_set_memory_policy
 #pragma weak vfu_rs_sgl_read_async
 #pragma weak vfu_rs_sgl_write_async
 #pragma weak vfu_rs_get_timeout

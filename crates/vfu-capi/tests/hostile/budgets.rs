@@ -11,7 +11,7 @@ use vfu::wire::Errno;
 use vfu_testkit::{RawPeer, SharedRam, message};
 
 use crate::specimen::READ;
-use crate::talk::{INVALID, Talk, borrowed, bytes, eventfds};
+use crate::talk::{INVALID, borrowed, bytes, eventfds};
 use crate::{both, both_with};
 
 const BASE: u64 = 0x10_0000;
@@ -259,6 +259,36 @@ fn budget_saved_state() {
 }
 
 /// The guide has a row for each of these tests, and names what changes the limit.
+/// What it takes to answer is there, or the answer is that it is not.
+#[test]
+fn budget_memory() {
+    both(|scene| {
+        let (size, page) = (8u64 << 40, 2u64 << 20);
+        let peer = scene.begin();
+        let ram = SharedRam::new(0, size).unwrap();
+        assert_eq!(peer.map(0, size, 3, Some(&ram)), None);
+        // DMA_LOGGING_START: bitmaps of pages of 4 KiB, once they are written to, in pieces.
+        let start = bytes!(24u32, 0x2_0006u32, 4096u64, 0u32, 0u32);
+        let little = Some(64 << 10);
+        scene.limit_memory(little);
+        assert_eq!(peer.errno(16, &start), Some(Errno::ENOMEM));
+        scene.limit_memory(None);
+        let report = bytes!(40u32 + (512 << 10), 0x1_0008u32, 0u64, size, page);
+        assert_eq!(peer.errno(16, &report), INVALID, "nothing was begun");
+        assert_eq!(peer.errno(16, &start), None);
+        // DMA_UNMAP with GET_DIRTY_BITMAP.
+        let bits = 512u64 << 10;
+        let unmap = bytes!(40u32 + bits as u32, 1u32, 0u64, size, page, bits);
+        scene.limit_memory(little);
+        assert_eq!(peer.errno(3, &unmap), Some(Errno::ENOMEM));
+        scene.limit_memory(None);
+        assert_eq!(peer.dma_write(0x1000, 8), Ok(()), "it is still there");
+        let answer = peer.ask(3, &unmap);
+        assert_eq!(answer.payload[40..][..8], [1, 0, 0, 0, 0, 0, 0, 0], "the first page");
+        assert_eq!(answer.payload.len(), 40 + bits as usize);
+    });
+}
+
 #[test]
 fn budgets_are_documented() {
     let source = include_str!("budgets.rs");

@@ -14,7 +14,7 @@ use vfu::wire::{Command, Errno};
 use vfu_testkit::{Interrupts, RawPeer, SharedRam, message};
 
 use crate::specimen::{RAISE, READ, WINDOW, WRITE};
-use crate::talk::{INVALID, Talk, borrowed, bytes, eventfds};
+use crate::talk::{INVALID, borrowed, bytes, eventfds};
 use crate::{both, both_with, times};
 
 const MAP: u16 = 2;

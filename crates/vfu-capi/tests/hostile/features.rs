@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 
 use vfu::wire::Errno;
-use vfu_testkit::{RawMessage, RawPeer, SharedRam};
+use vfu_testkit::{RawMessage, SharedRam};
 
 use crate::scene::Scene;
-use crate::talk::{INVALID, Talk, bytes};
+use crate::talk::{INVALID, Peer, bytes};
 use crate::{both, times};
 
 const FEATURE: u16 = 16;
@@ -32,20 +32,20 @@ const STOP_COPY: u32 = 3;
 const RESUMING: u32 = 4;
 const PRE_COPY: u32 = 6;
 
-fn set_state(peer: &RawPeer, state: u32) -> Option<Errno> {
+fn set_state(peer: &Peer, state: u32) -> Option<Errno> {
     peer.ask(FEATURE, &bytes!(16u32, SET | STATE, state, 0u32)).errno()
 }
 
-fn state(peer: &RawPeer) -> u32 {
+fn state(peer: &Peer) -> u32 {
     let answer = peer.ask(FEATURE, &bytes!(16u32, GET | STATE));
     u32::from_le_bytes(answer.payload[8..12].try_into().unwrap())
 }
 
-fn start(peer: &RawPeer, page: u64) -> Option<Errno> {
+fn start(peer: &Peer, page: u64) -> Option<Errno> {
     peer.ask(FEATURE, &bytes!(24u32, SET | START, page, 0u32, 0u32)).errno()
 }
 
-fn report(peer: &RawPeer, iova: u64, length: u64, page: u64) -> RawMessage {
+fn report(peer: &Peer, iova: u64, length: u64, page: u64) -> RawMessage {
     peer.ask(FEATURE, &bytes!(MOST, GET | REPORT, iova, length, page))
 }
 
@@ -167,11 +167,11 @@ fn g04_reading_a_state() {
     });
 }
 
-fn write(peer: &RawPeer, size: u32, data: &[u8]) -> Option<Errno> {
+fn write(peer: &Peer, size: u32, data: &[u8]) -> Option<Errno> {
     peer.ask(DATA_WRITE, &[&bytes!(8u32.saturating_add(size), size)[..], data].concat()).errno()
 }
 
-fn saved(peer: &RawPeer) -> Vec<u8> {
+fn saved(peer: &Peer) -> Vec<u8> {
     assert_eq!(set_state(peer, STOP_COPY), None);
     let mut all = Vec::new();
     loop {

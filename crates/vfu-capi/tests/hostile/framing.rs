@@ -6,7 +6,7 @@ use vfu::wire::Command;
 use vfu_testkit::{RawPeer, message};
 
 use crate::specimen::WRITES;
-use crate::talk::{INVALID, NO_REPLY, Talk, bytes};
+use crate::talk::{INVALID, NO_REPLY, Peer, bytes};
 use crate::{both, both_with, times};
 
 const INFO: u16 = 4;
@@ -30,7 +30,7 @@ fn with_size(mut bytes: Vec<u8>, size: u32) -> Vec<u8> {
 }
 
 /// EINVAL, and then the end; or an answer to the next message.
-fn refused(peer: &RawPeer, goes_on: bool) {
+fn refused(peer: &Peer, goes_on: bool) {
     assert_eq!(peer.recv().expect("an answer").errno(), INVALID);
     if goes_on {
         peer.in_sync();

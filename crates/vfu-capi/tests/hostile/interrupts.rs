@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use vfu_testkit::{Interrupts, message};
 
 use crate::specimen::RAISE;
-use crate::talk::{INVALID, Talk, borrowed, bytes, eventfds};
+use crate::talk::{INVALID, borrowed, bytes, eventfds};
 use crate::{both, times};
 
 const IRQS: u16 = 8;

@@ -13,7 +13,7 @@ use vfu::wire::Command;
 use vfu_testkit::{DEADLINE, Interrupts, RawPeer, SharedRam, message};
 
 use crate::specimen::READ;
-use crate::talk::{Talk, bytes};
+use crate::talk::{Peer, bytes};
 use crate::{both, both_with, times};
 
 const REGION_READ: u16 = 9;
@@ -24,7 +24,7 @@ fn read(id: u16) -> Vec<u8> {
 }
 
 /// Asks for as much as the server takes, and reads nothing.
-fn ask_for_much(peer: &RawPeer) {
+fn ask_for_much(peer: &Peer) {
     let many: Vec<u8> = (0..1000).flat_map(read).collect();
     for _ in 0..1000 {
         if send(peer, &many, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_err() {
@@ -75,7 +75,7 @@ fn l03_clients_that_wait_for_their_turn() {
             (0..3).map_while(|_| RawPeer::connect(scene.path()).ok()).collect();
         first.in_sync();
         drop(others); // they left before their turn
-        let next = RawPeer::connect(scene.path());
+        let next = RawPeer::connect(scene.path()).map(Peer);
         first.in_sync();
         drop(first);
         if let Ok(next) = next {

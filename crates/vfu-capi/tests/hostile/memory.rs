@@ -4,11 +4,11 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use vfu::wire::{Command, Errno};
-use vfu_testkit::{RawMessage, RawPeer, SharedRam};
+use vfu_testkit::{RawMessage, SharedRam};
 
 use crate::scene::Scene;
 use crate::specimen::{READ, WINDOW, WRITE};
-use crate::talk::{INVALID, Talk, bytes, eventfds};
+use crate::talk::{INVALID, Peer, bytes, eventfds};
 use crate::{both, both_with, times};
 
 const MAP: u16 = 2;
@@ -391,7 +391,7 @@ const REPLIES: [Reply; 15] = [
     ),
 ];
 
-fn outcome_of(scene: &Scene, main: &RawPeer, dma: &RawPeer, reply: &Reply) {
+fn outcome_of(scene: &Scene, main: &Peer, dma: &Peer, reply: &Reply) {
     let (what, reply, expected) = reply;
     main.operate(READ, BASE, 16);
     let request = dma.recv().unwrap();

@@ -1,10 +1,10 @@
 //! R1 to R10: accesses to regions, and to configuration space.
 
 use vfu::wire::Errno;
-use vfu_testkit::{RawPeer, message};
+use vfu_testkit::message;
 
 use crate::specimen::{BAR0, STATUS, WRITES};
-use crate::talk::{INVALID, NO_REPLY, Talk, bytes};
+use crate::talk::{INVALID, NO_REPLY, Peer, bytes};
 use crate::{both, both_with, times};
 
 const INFO: u16 = 5;
@@ -17,7 +17,7 @@ const CONFIG: u32 = 7;
 const MOST: u32 = 1 << 20;
 
 /// Errno of a read, and of a write that has `payload` bytes of data.
-fn access(peer: &RawPeer, region: u32, offset: u64, count: u32) -> [Option<Errno>; 2] {
+fn access(peer: &Peer, region: u32, offset: u64, count: u32) -> [Option<Errno>; 2] {
     let head = bytes!(offset, region, count);
     let write = [&head[..], &vec![0; count.min(MOST) as usize]].concat();
     [peer.ask(READ, &head).errno(), peer.ask(WRITE, &write).errno()]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use vfu_testkit::{DEADLINE, RawPeer};
 
-use crate::talk::Talk;
+use crate::talk::Peer;
 use crate::target::Language;
 
 /// Room that the allocator may keep to itself.
@@ -109,7 +110,7 @@ impl Scene {
 
     /// Whatever an honest client does.
     fn use_it(&self) {
-        let (main, _twin) = RawPeer::begin_twin(self.path()).expect("a session");
+        let (main, _twin) = self.begin_twin();
         let ram = vfu_testkit::SharedRam::new(0x1000, 0x1000).expect("memory");
         assert_eq!(main.map(0x1000, 0x1000, 3, Some(&ram)), None);
         assert_eq!(main.dma_read(0x1000, 16), Ok(()));
@@ -120,7 +121,7 @@ impl Scene {
 
     /// Counts with one client connected: when it is served, the one before is cleaned up.
     fn snapshot(&self) -> Snapshot {
-        let peer = RawPeer::begin(self.path()).expect("the next client is served");
+        let peer = self.begin();
         peer.read32(0);
         peer.in_sync();
         Snapshot::of(self.child.id())
@@ -144,22 +145,34 @@ impl Scene {
         Snapshot::of(self.child.id()).fds.values().sum()
     }
 
+    /// Lets the server have so many bytes more than it has, and no more; `None`: as many as there are.
+    pub(crate) fn limit_memory(&self, room: Option<u64>) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the server lives");
+        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+        let size = size.and_then(|size| size.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        let current = room.map(|room| (size.expect("a number in status") << 10) + room);
+        let limit = Rlimit { current, maximum: None };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::As, limit).expect("a child of ours");
+    }
+
     pub(crate) fn vmas(&self) -> usize {
         Snapshot::of(self.child.id()).vmas
     }
 
     /// A connection without a word.
-    pub(crate) fn connect(&self) -> RawPeer {
-        RawPeer::connect(self.path()).expect("the server listens")
+    pub(crate) fn connect(&self) -> Peer {
+        Peer(RawPeer::connect(self.path()).expect("the server listens"))
     }
 
     /// A session with one socket.
-    pub(crate) fn begin(&self) -> RawPeer {
-        RawPeer::begin(self.path()).expect("a session")
+    pub(crate) fn begin(&self) -> Peer {
+        Peer(RawPeer::begin(self.path()).expect("a session"))
     }
 
-    pub(crate) fn begin_twin(&self) -> (RawPeer, RawPeer) {
-        RawPeer::begin_twin(self.path()).expect("a session with two sockets")
+    pub(crate) fn begin_twin(&self) -> (Peer, Peer) {
+        let (main, twin) = RawPeer::begin_twin(self.path()).expect("a session with two sockets");
+        (Peer(main), Peer(twin))
     }
 
     /// What is expected of the one or the other, and why they differ.

@@ -1,5 +1,6 @@
 //! What a hostile client says, in one line.
 
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -21,62 +22,36 @@ macro_rules! bytes {
 }
 pub(crate) use bytes;
 
-pub(crate) trait Talk {
-    /// Sends a command with any payload, and gives the answer.
-    fn ask(&self, command: u16, payload: &[u8]) -> RawMessage;
-    fn ask_with(&self, command: u16, payload: &[u8], fds: &[BorrowedFd<'_>]) -> RawMessage;
-    /// Errno of the answer, which must be for this command.
-    fn errno(&self, command: u16, payload: &[u8]) -> Option<Errno>;
-    /// Sends a command that wants no answer.
-    fn post(&self, command: u16, payload: &[u8]);
-    /// Whether the stream is where both think it is.
-    fn in_sync(&self);
-    fn read32(&self, offset: u64) -> u32;
-    fn write32(&self, offset: u64, value: u32);
-    fn write_bytes(&self, region: u32, offset: u64, data: &[u8]) -> Option<Errno>;
-    fn read_bytes(&self, region: u32, offset: u64, count: u32) -> Result<Vec<u8>, Errno>;
-    /// DMA_MAP; flags 1 read, 2 write, 4 mmap, 8 file I/O.
-    fn map(&self, address: u64, size: u64, flags: u32, ram: Option<&SharedRam>) -> Option<Errno>;
-    fn map_fd(
-        &self,
-        address: u64,
-        size: u64,
-        flags: u32,
-        offset: u64,
-        fd: Option<BorrowedFd<'_>>,
-    ) -> Option<Errno>;
-    fn unmap(&self, address: u64, size: u64) -> Option<Errno>;
-    /// Has the device begin an operation, without waiting for anything.
-    fn operate(&self, what: u32, address: u64, len: u32);
-    /// Waits for the end of it.
-    fn outcome(&self) -> Result<(), Errno>;
-    /// Has the device read memory that it reaches without us.
-    fn dma_read(&self, address: u64, len: u32) -> Result<(), Errno> {
-        self.operate(specimen::READ, address, len);
-        self.outcome()
+/// A hostile client.
+#[derive(Debug)]
+pub(crate) struct Peer(pub(crate) RawPeer);
+
+impl Deref for Peer {
+    type Target = RawPeer;
+
+    fn deref(&self) -> &RawPeer {
+        &self.0
     }
-    fn dma_write(&self, address: u64, len: u32) -> Result<(), Errno> {
-        self.operate(specimen::WRITE, address, len);
-        self.outcome()
-    }
-    fn set_irqs(
-        &self,
-        flags: u32,
-        index: u32,
-        start: u32,
-        count: u32,
-        fds: &[BorrowedFd<'_>],
-    ) -> Option<Errno>;
-    /// The server ends the connection; what it says before does not matter.
-    fn is_hung_up(&self);
 }
 
-impl Talk for RawPeer {
-    fn ask(&self, command: u16, payload: &[u8]) -> RawMessage {
+impl AsFd for Peer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Peer {
+    /// Sends a command with any payload, and gives the answer.
+    pub(crate) fn ask(&self, command: u16, payload: &[u8]) -> RawMessage {
         self.ask_with(command, payload, &[])
     }
 
-    fn ask_with(&self, command: u16, payload: &[u8], fds: &[BorrowedFd<'_>]) -> RawMessage {
+    pub(crate) fn ask_with(
+        &self,
+        command: u16,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> RawMessage {
         self.send_with(&message(77, command, 0, payload), fds).expect("the server reads");
         let answer = self.recv().expect("an answer");
         let header = answer.header;
@@ -85,37 +60,45 @@ impl Talk for RawPeer {
         answer
     }
 
-    fn errno(&self, command: u16, payload: &[u8]) -> Option<Errno> {
+    /// Errno of the answer, which must be for this command.
+    pub(crate) fn errno(&self, command: u16, payload: &[u8]) -> Option<Errno> {
         let answer = self.ask(command, payload);
         assert!(answer.errno().is_none() || answer.payload.is_empty(), "{answer:?}");
         answer.errno()
     }
 
-    fn post(&self, command: u16, payload: &[u8]) {
+    /// Sends a command that wants no answer.
+    pub(crate) fn post(&self, command: u16, payload: &[u8]) {
         self.send(&message(78, command, NO_REPLY, payload)).expect("the server reads");
     }
 
-    fn in_sync(&self) {
+    /// Whether the stream is where both think it is.
+    pub(crate) fn in_sync(&self) {
         let answer = self.ask(Command::DeviceGetInfo.as_u16(), &bytes!(16u32, 0u32, 0u32, 0u32));
         assert_eq!((answer.errno(), answer.payload.len()), (None, 16));
     }
 
-    fn read32(&self, offset: u64) -> u32 {
+    pub(crate) fn read32(&self, offset: u64) -> u32 {
         let data = self.read_bytes(0, offset, 4).expect("a register");
         u32::from_le_bytes(data.try_into().expect("4 bytes"))
     }
 
-    fn write32(&self, offset: u64, value: u32) {
+    pub(crate) fn write32(&self, offset: u64, value: u32) {
         assert_eq!(self.write_bytes(0, offset, &value.to_le_bytes()), None);
     }
 
-    fn write_bytes(&self, region: u32, offset: u64, data: &[u8]) -> Option<Errno> {
+    pub(crate) fn write_bytes(&self, region: u32, offset: u64, data: &[u8]) -> Option<Errno> {
         let mut payload = bytes!(offset, region, data.len() as u32);
         payload.extend_from_slice(data);
         self.errno(Command::RegionWrite.as_u16(), &payload)
     }
 
-    fn read_bytes(&self, region: u32, offset: u64, count: u32) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn read_bytes(
+        &self,
+        region: u32,
+        offset: u64,
+        count: u32,
+    ) -> Result<Vec<u8>, Errno> {
         let answer = self.ask(Command::RegionRead.as_u16(), &bytes!(offset, region, count));
         match answer.errno() {
             Some(errno) => Err(errno),
@@ -123,11 +106,18 @@ impl Talk for RawPeer {
         }
     }
 
-    fn map(&self, address: u64, size: u64, flags: u32, ram: Option<&SharedRam>) -> Option<Errno> {
+    /// DMA_MAP; flags 1 read, 2 write, 4 mmap, 8 file I/O.
+    pub(crate) fn map(
+        &self,
+        address: u64,
+        size: u64,
+        flags: u32,
+        ram: Option<&SharedRam>,
+    ) -> Option<Errno> {
         self.map_fd(address, size, flags, 0, ram.map(AsFd::as_fd))
     }
 
-    fn map_fd(
+    pub(crate) fn map_fd(
         &self,
         address: u64,
         size: u64,
@@ -139,20 +129,22 @@ impl Talk for RawPeer {
         self.ask_with(Command::DmaMap.as_u16(), &payload, fd.as_slice()).errno()
     }
 
-    fn unmap(&self, address: u64, size: u64) -> Option<Errno> {
+    pub(crate) fn unmap(&self, address: u64, size: u64) -> Option<Errno> {
         let answer = self.ask(Command::DmaUnmap.as_u16(), &bytes!(24u32, 0u32, address, size));
         assert!(answer.errno().is_some() || answer.payload.len() == 24, "{answer:?}");
         answer.errno()
     }
 
-    fn operate(&self, what: u32, address: u64, len: u32) {
+    /// Has the device begin an operation, without waiting for anything.
+    pub(crate) fn operate(&self, what: u32, address: u64, len: u32) {
         assert_eq!(self.write_bytes(0, specimen::ADDRESS, &address.to_le_bytes()), None);
         self.write32(specimen::LENGTH, len);
         // What the device asks for may come before an answer would.
         self.post(Command::RegionWrite.as_u16(), &bytes!(specimen::COMMAND, 0u32, 4u32, what));
     }
 
-    fn outcome(&self) -> Result<(), Errno> {
+    /// Waits for the end of it.
+    pub(crate) fn outcome(&self) -> Result<(), Errno> {
         let deadline = Instant::now() + DEADLINE;
         loop {
             match self.read32(specimen::STATUS) {
@@ -163,7 +155,18 @@ impl Talk for RawPeer {
         }
     }
 
-    fn set_irqs(
+    /// Has the device read memory that it reaches without us.
+    pub(crate) fn dma_read(&self, address: u64, len: u32) -> Result<(), Errno> {
+        self.operate(specimen::READ, address, len);
+        self.outcome()
+    }
+
+    pub(crate) fn dma_write(&self, address: u64, len: u32) -> Result<(), Errno> {
+        self.operate(specimen::WRITE, address, len);
+        self.outcome()
+    }
+
+    pub(crate) fn set_irqs(
         &self,
         flags: u32,
         index: u32,
@@ -175,7 +178,8 @@ impl Talk for RawPeer {
         self.ask_with(Command::DeviceSetIrqs.as_u16(), &payload, fds).errno()
     }
 
-    fn is_hung_up(&self) {
+    /// The server ends the connection; what it says before does not matter.
+    pub(crate) fn is_hung_up(&self) {
         loop {
             match self.recv() {
                 Ok(_) => {}

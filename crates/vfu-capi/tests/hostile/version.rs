@@ -7,7 +7,7 @@ use vfu_testkit::{RawPeer, message};
 
 use crate::both;
 use crate::scene::Scene;
-use crate::talk::{INVALID, NO_REPLY, Talk, bytes};
+use crate::talk::{INVALID, NO_REPLY, bytes};
 
 /// Whether a client that says this gets a session. If not it is told EINVAL, and disconnected.
 fn is_served(scene: &Scene, bytes: &[u8]) -> bool {

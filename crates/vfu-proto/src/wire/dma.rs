@@ -312,12 +312,20 @@ impl<'a> DmaUnmapReply<'a> {
 
     /// Appends the payload.
     pub fn emit(&self, out: &mut Vec<u8>) {
-        put_unmap(out, self.argsz, self.flags, self.address, self.size);
         if let Some(bitmap) = self.bitmap {
             let size = bitmap.data.len() as u64;
-            put(out, &RawBitmap { pgsize: bitmap.pgsize.into(), size: size.into() });
+            self.emit_head(bitmap.pgsize, size, out);
             out.extend_from_slice(bitmap.data);
+        } else {
+            put_unmap(out, self.argsz, self.flags, self.address, self.size);
         }
+    }
+
+    /// Appends what stands before a bitmap of `size` bytes. That is for the caller to append, whatever
+    /// [`bitmap`](Self::bitmap) is.
+    pub fn emit_head(&self, pgsize: u64, size: u64, out: &mut Vec<u8>) {
+        put_unmap(out, self.argsz, self.flags, self.address, self.size);
+        put(out, &RawBitmap { pgsize: pgsize.into(), size: size.into() });
     }
 }
 

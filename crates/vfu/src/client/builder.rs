@@ -13,6 +13,7 @@ use super::posted::PostedWrites;
 use super::{Client, ClientError, Inner, handshake};
 use crate::dma::MemoryPolicy;
 use crate::link::{Link, Spin};
+use crate::sync::Mutex;
 use crate::transport::connect_to;
 
 /// Settings of a connection; made by [`Client::builder`].
@@ -114,6 +115,7 @@ impl ClientBuilder {
             max_transfer: agreed.max_transfer,
             memory: self.memory,
             version: agreed.version,
+            poller: Mutex::default(),
         };
         Ok(Client { inner: Arc::new(inner) })
     }

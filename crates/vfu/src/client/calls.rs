@@ -1,6 +1,7 @@
 //! The requests, one method each.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
 
 use vfu_proto::session::Sink;
 use vfu_proto::wire::{
@@ -14,7 +15,8 @@ use super::regions::{RegionDetails, details};
 use super::service;
 use super::{Client, ClientError, Memory};
 use crate::irq::IrqIndex;
-use crate::link::{About, Message, RequestError, Waited, with_draft};
+use crate::link::{About, Message, RequestError, Waited, Wake, with_draft};
+use crate::poller::Poller;
 
 /// The most that the description of a region may take, in bytes.
 const MAX_REGION_INFO: u32 = 64 << 10;
@@ -246,7 +248,7 @@ impl Client {
             self.start_service()?;
         }
         // The server may use it before we see its reply.
-        let before = self.inner.maps.insert(address, size, flags, &memory);
+        let before = self.inner.maps.insert(address, size, flags, &memory)?;
         let request = Request::DmaMap(DmaMap { flags, offset, address, size });
         let result = self.call(&request, fd.as_slice());
         if result.is_err() {
@@ -384,13 +386,42 @@ impl Client {
         service::serve(&inner.link, &inner.maps, inner.max_transfer, command)
     }
 
-    /// Serves what the server has sent, without waiting; for an event loop that watches
-    /// [`sockets`](Client::sockets) while no request is under way. Gives the number of commands.
+    /// A descriptor for an event loop: readable when [`process`](Self::process) has something to do, be
+    /// it a command of the server, room for an answer, or a deadline; and for good once the session has
+    /// [ended](Self::closed). All of them are duplicates of one.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn poll_fd(&self) -> std::io::Result<OwnedFd> {
+        let mut place = self.inner.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(poller) = &*place {
+            return poller.as_fd().try_clone_to_owned();
+        }
+        let wake = Arc::new(Wake::new()?);
+        let mut poller = Poller::new(&wake)?;
+        poller.watch(&self.inner.link)?;
+        self.inner.link.in_event_loop(&wake);
+        // What has come by now was not announced.
+        poller.wake();
+        let fd = poller.as_fd().try_clone_to_owned();
+        *place = Some(poller);
+        fd
+    }
+
+    /// Serves what the server has sent, and sends what waits to be sent, without waiting; for an event
+    /// loop that watches [`poll_fd`](Self::poll_fd). Gives the number of commands.
     pub fn process(&self) -> usize {
+        let poller = || self.inner.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(poller) = &*poller() {
+            poller.clear();
+        }
         self.inner.link.poll_sockets();
         let mut served = 0;
         while let Some(command) = self.inner.link.try_begin_command() {
             served += self.serve(command);
+        }
+        if let Some(poller) = &mut *poller() {
+            let _watched_already = poller.update(&self.inner.link);
         }
         served
     }

@@ -66,6 +66,12 @@ impl ClientError {
         }
     }
 
+    /// There is no memory for the bits of dirty pages.
+    pub(super) fn no_room_to_log() -> Self {
+        let source = std::io::ErrorKind::OutOfMemory.into();
+        ClientError::System { what: "can't log dirty pages", source }
+    }
+
     /// The session has ended, and `link` knows why.
     pub(super) fn closed(link: &Link) -> Self {
         ClientError::Closed(link.closed().unwrap_or(Closed::Stopped))

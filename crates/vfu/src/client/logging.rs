@@ -9,6 +9,8 @@ use vfu_proto::wire::{
 use super::calls::is_about;
 use super::{Client, ClientError, DirtyPages};
 
+const BAD_PAGE_SIZE: ClientError =
+    ClientError::Invalid("dirty pages are logged with another page size, or with a bad one");
 const BAD_RANGE: ClientError = ClientError::Invalid(
     "dirty pages: the range is empty, wraps or is too long, or the page size is no power of two",
 );
@@ -60,8 +62,9 @@ impl Client {
     ) -> Result<u64, ClientError> {
         let maps = &self.inner.maps;
         let was_on = maps.is_logging();
-        maps.start_logging(page_size).map_err(|_| {
-            ClientError::Invalid("dirty pages are logged with another page size, or with a bad one")
+        maps.start_logging(page_size).map_err(|errno| match errno {
+            Errno::ENOMEM => ClientError::no_room_to_log(),
+            _ => BAD_PAGE_SIZE,
         })?;
         let entries: Vec<_> =
             ranges.iter().map(|&(iova, len)| LoggingRange::new(iova, len)).collect();

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use vfu_proto::wire::{DmaMapFlags, Errno};
 
+use super::ClientError;
 use crate::dma::dirty::{Log, Pages, Picture};
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -99,13 +100,16 @@ impl Maps {
     }
 
     /// Gives what was there, to be put back if the server refuses.
+    ///
+    /// # Errors
+    /// There is no memory to log its dirty pages.
     pub(super) fn insert(
         &self,
         address: u64,
         size: u64,
         flags: DmaMapFlags,
         memory: &Memory<'_>,
-    ) -> Option<Map> {
+    ) -> Result<Option<Map>, ClientError> {
         let mut maps = self.by_address.write().unwrap_or_else(PoisonError::into_inner);
         let shared = matches!(memory, Memory::File(..));
         let memory = match memory {
@@ -113,16 +117,19 @@ impl Maps {
                 let before = maps.get(&address).filter(|map| map.size == size);
                 // The same once more: what was written stays written.
                 let pages = before.and_then(|map| map.memory.as_ref()).map(|s| s.pages.clone());
-                let pages = pages.unwrap_or_else(|| {
-                    let pages = Pages::new(address, size);
-                    self.log.admit(&pages);
-                    Arc::new(pages)
-                });
+                let pages = match pages {
+                    Some(pages) => pages,
+                    None => {
+                        let pages = Pages::new(address, size);
+                        self.log.admit(&pages).map_err(|_| ClientError::no_room_to_log())?;
+                        Arc::new(pages)
+                    }
+                };
                 Some(Served { memory: memory.clone(), pages })
             }
             Memory::File(..) | Memory::Nothing => None,
         };
-        maps.insert(address, Map { size, flags, shared, memory })
+        Ok(maps.insert(address, Map { size, flags, shared, memory }))
     }
 
     /// Undoes an [`insert`](Self::insert).
@@ -176,7 +183,7 @@ impl Maps {
     /// Logs what is written by messages from now on.
     ///
     /// # Errors
-    /// `EINVAL` for a page size that is no power of two, or not the one with which it is logged.
+    /// `EINVAL` for a page size that is no power of two, or not the one with which it is logged; `ENOMEM`.
     pub(super) fn start_logging(&self, page_size: u64) -> Result<(), Errno> {
         let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
         self.log.start(page_size, maps.values().filter_map(Map::pages)).map(drop)

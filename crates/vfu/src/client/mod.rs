@@ -23,6 +23,8 @@ use vfu_proto::session::{Closed, Counters};
 use vfu_proto::wire::{Capabilities, DmaMapFlags};
 
 use crate::link::Link;
+use crate::poller::Poller;
+use crate::sync::Mutex;
 
 pub use builder::ClientBuilder;
 pub use dirty::{DirtyPages, DirtyRanges};
@@ -64,6 +66,8 @@ struct Inner {
     max_transfer: usize,
     memory: crate::dma::MemoryPolicy,
     version: (u16, u16),
+    /// What an event loop waits on, if there is one.
+    poller: Mutex<Option<Poller>>,
 }
 
 impl Client {
@@ -115,7 +119,8 @@ impl Client {
         self.inner.link.closed()
     }
 
-    /// The sockets of the session: the main one, and the twin if there is one.
+    /// The sockets of the session: the main one, and the twin if there is one. For an event loop there
+    /// is [`poll_fd`](Self::poll_fd).
     pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         use std::os::fd::AsFd;
         let link = &self.inner.link;

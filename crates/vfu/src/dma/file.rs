@@ -26,7 +26,7 @@ const FEW: usize = 16;
 /// however many pieces of it there are.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
-    policy: MemoryPolicy,
+    policy: Mutex<MemoryPolicy>,
     known: Mutex<Known>,
     /// What all of them together may take to be mapped.
     pub(crate) addresses: Arc<Addresses>,
@@ -76,11 +76,17 @@ pub(crate) struct File {
 
 impl Files {
     pub(crate) fn new(policy: MemoryPolicy) -> Files {
+        let policy = Mutex::new(policy);
         Files { policy, known: Mutex::default(), addresses: Arc::default() }
     }
 
     pub(super) fn policy(&self) -> MemoryPolicy {
-        self.policy
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of the files to come.
+    pub(crate) fn set_policy(&self, policy: MemoryPolicy) {
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
     /// The file that `fd` is of, which is kept if it is new, and closed otherwise.
@@ -93,9 +99,9 @@ impl Files {
         readable: bool,
         writable: bool,
     ) -> Result<Arc<Open>, SysErrno> {
-        admit(&fd, self.policy)?;
-        let new =
-            |fd| Open::new(fd, readable, writable, self.policy, &self.addresses).map(Arc::new);
+        let policy = self.policy();
+        admit(&fd, policy)?;
+        let new = |fd| Open::new(fd, readable, writable, policy, &self.addresses).map(Arc::new);
         let stat = fstat(&fd)?;
         if !is_regular(&stat) {
             // Devices of one name need not be one thing.

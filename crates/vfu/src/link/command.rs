@@ -121,6 +121,13 @@ impl Link {
         session.next_command()
     }
 
+    /// Whether it is no use to receive commands: the peer leaves answers unread, and no more of its
+    /// commands find room.
+    pub(crate) fn is_stuck(&self) -> bool {
+        let state = self.lock();
+        self.is_held(&state.session) && state.session.is_paused(state.session.command_channel())
+    }
+
     /// Whether commands are not taken.
     #[inline]
     pub(super) fn is_held(&self, session: &Session<OwnedFd>) -> bool {

@@ -270,6 +270,22 @@ impl Link {
         self.twin.get()
     }
 
+    /// The socket of a channel, if there is one.
+    pub(crate) fn socket_of(&self, channel: Channel) -> Option<&Socket> {
+        match channel {
+            Channel::Main => Some(&self.main),
+            Channel::Twin => self.twin.get(),
+        }
+    }
+
+    /// The channel for the peer's commands.
+    pub(crate) fn command_channel(&self) -> Channel {
+        match self.role {
+            Role::Client if self.has_twin() => Channel::Twin,
+            Role::Server | Role::Client => Channel::Main,
+        }
+    }
+
     #[inline]
     fn socket(&self, channel: Channel) -> &Socket {
         match channel {

@@ -139,6 +139,14 @@ impl Machine {
         self.stream = Stream::None;
     }
 
+    /// How many bytes [`read`](Self::read) would give.
+    pub(crate) fn left(&self, most: usize) -> usize {
+        match &self.stream {
+            Stream::Saving { bytes, read } => (bytes.len() - *read).min(most),
+            _ => 0,
+        }
+    }
+
     /// The next bytes of what is saved; fewer than `most` at the end of what there is for now.
     pub(crate) fn read(&mut self, most: usize) -> Result<&[u8], Errno> {
         match (&mut self.stream, self.state) {
@@ -164,6 +172,7 @@ impl Machine {
                 if more.len() > limit.saturating_sub(bytes.len()) {
                     return Err(Errno::ENOSPC);
                 }
+                bytes.try_reserve(more.len()).map_err(|_| Errno::ENOMEM)?;
                 bytes.extend_from_slice(more);
                 Ok(())
             }

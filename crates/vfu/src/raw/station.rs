@@ -39,6 +39,11 @@ impl Station {
         self.shared.set_handler_timeout(timeout);
     }
 
+    /// How memory is reached that clients share from now on, and what becomes of it if they take it away.
+    pub fn set_memory_policy(&self, policy: MemoryPolicy) {
+        self.shared.table.files.set_policy(policy);
+    }
+
     /// Runs `f` as a handler of an access: it may wait for DMA.
     pub fn handle<T>(&self, f: impl FnOnce() -> T) -> T {
         context::run(&self.shared, Inside::Handler, f)
@@ -75,7 +80,7 @@ impl Station {
     pub fn map(&self, map: &DmaMap, fd: Option<OwnedFd>, limit: usize) -> Result<bool, Errno> {
         let region = dma::Region::new(map, fd, &self.shared.table.files)?;
         if let Some(pages) = region.logged() {
-            self.shared.dirty.admit(pages);
+            self.shared.dirty.admit(pages)?;
         }
         Ok(self.shared.table.insert(region, limit)? == Inserted::New)
     }
@@ -109,7 +114,7 @@ impl Station {
     /// Logs from now on which pages the device writes; gives the page size, which is at least 4 KiB.
     ///
     /// # Errors
-    /// `EINVAL`: it does so already, with another page size, or the page size is no power of two.
+    /// `EINVAL`: it does so already, with another page size, or the page size is no power of two; `ENOMEM`.
     pub fn start_logging(&self, page_size: u64) -> Result<u64, Errno> {
         let regions = self.shared.table.all();
         self.shared.dirty.start(page_size, regions.iter().filter_map(|region| region.logged()))
@@ -130,7 +135,7 @@ impl Station {
     /// one for each `page_size` bytes. There are as many as fit into whole 64-bit words.
     ///
     /// # Errors
-    /// `EINVAL`: the page size is no power of two, or `bits` has another length.
+    /// `EINVAL`: the page size is no power of two, or `bits` has another length; `ENOMEM`.
     pub fn report(
         &self,
         region: &Region,
@@ -144,7 +149,7 @@ impl Station {
         }
         if let Some(pages) = region.0.logged() {
             let mut written = Vec::new();
-            let mut picture = Picture::append(grid, &mut written);
+            let mut picture = Picture::append(grid, &mut written)?;
             pages.report(&mut picture);
             picture.finish();
             bits.iter_mut().zip(written).for_each(|(bits, more)| *bits |= more);

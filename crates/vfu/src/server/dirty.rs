@@ -8,13 +8,16 @@
 use std::sync::Arc;
 
 use vfu_proto::wire::{
-    DirtyBitmap, DmaUnmapReply, Errno, Feature, FeatureOp, FeatureReply, FeatureRequest,
-    FeatureResult, LoggingRanges,
+    DmaUnmapReply, Errno, Feature, FeatureOp, FeatureReply, FeatureRequest, FeatureResult,
+    LoggingRanges,
 };
 
 use super::executor::Executor;
 use crate::dma::Region;
 use crate::dma::dirty::{Grid, Picture};
+
+/// More than there is in a reply besides a bitmap, or ranges.
+const FIXED: usize = 64;
 
 /// The reply to a DMA_UNMAP, once the mappings are unused.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ struct Dirty {
     page_size: u64,
     grid: Grid,
     region: Option<Arc<Region>>,
+    /// Has room for the whole reply: when it is sent it is too late to refuse.
+    room: Vec<u8>,
 }
 
 impl Unmapped {
@@ -37,16 +42,17 @@ impl Unmapped {
     }
 
     /// Appends the payload. Nobody writes to the mapping any more.
-    pub(super) fn emit(&self, out: &mut Vec<u8>) {
-        let Some(dirty) = &self.dirty else { return self.reply.emit(out) };
-        let mut data = Vec::new();
-        let mut picture = Picture::append(dirty.grid, &mut data);
+    pub(super) fn emit(&mut self, out: &mut Vec<u8>) {
+        let Some(dirty) = &mut self.dirty else { return self.reply.emit(out) };
+        let mut room = std::mem::take(&mut dirty.room);
+        room.append(out);
+        *out = room;
+        self.reply.emit_head(dirty.page_size, dirty.grid.bitmap_len(), out);
+        let Ok(mut picture) = Picture::append(dirty.grid, out) else { return };
         if let Some(pages) = dirty.region.as_ref().and_then(|region| region.logged()) {
             pages.report(&mut picture);
         }
         picture.finish();
-        let bitmap = DirtyBitmap { pgsize: dirty.page_size, data: &data };
-        DmaUnmapReply { bitmap: Some(bitmap), ..self.reply }.emit(out);
     }
 }
 
@@ -67,6 +73,9 @@ impl Executor {
             FeatureOp::Probe { feature, get, set } => FeatureResult::Probe { feature, get, set },
             FeatureOp::SetLoggingStart { page_size, ranges } => {
                 check_apart(ranges)?;
+                // They are sent back, too.
+                let len = size_of_val(ranges.entries()) + FIXED;
+                out.try_reserve(len).map_err(|_| Errno::ENOMEM)?;
                 let regions = self.shared.table.overlapping(0, u64::MAX);
                 let page_size = log.start(page_size, regions.iter().filter_map(|r| r.logged()))?;
                 FeatureResult::SetLoggingStart { page_size, ranges }
@@ -98,8 +107,7 @@ impl Executor {
     ) -> Result<(), Errno> {
         let grid = self.grid_of_reply(iova, length, page_size)?;
         FeatureReply::emit_report_head(iova, length, page_size, out);
-        out.try_reserve(grid.bitmap_len() as usize).map_err(|_| Errno::ENOMEM)?;
-        let mut picture = Picture::append(grid, out);
+        let mut picture = Picture::append(grid, out)?;
         for region in self.shared.table.overlapping(grid.first(), grid.last()) {
             if let Some(pages) = region.logged() {
                 pages.report(&mut picture);
@@ -129,16 +137,21 @@ impl Executor {
         reply: impl FnOnce(u64) -> DmaUnmapReply<'static>,
     ) -> Result<(Option<Arc<Region>>, Unmapped), Errno> {
         let grid = self.grid_of_reply(address, size, page_size)?;
+        let mut room = Vec::new();
+        let len = grid.bitmap_len() as usize + FIXED;
+        room.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
         let region = self.shared.table.remove(address, size)?;
         let reply = reply(if region.is_some() { size } else { 0 });
-        let dirty = Some(Dirty { page_size, grid, region: region.clone() });
+        let dirty = Some(Dirty { page_size, grid, region: region.clone(), room });
         Ok((region, Unmapped { reply, dirty }))
     }
 }
 
 /// Ranges to log may lie anywhere, but only once.
 fn check_apart(ranges: LoggingRanges<'_>) -> Result<(), Errno> {
-    let mut sorted: Vec<_> = ranges.iter().map(|r| (r.iova(), r.length())).collect();
+    let mut sorted = Vec::new();
+    sorted.try_reserve_exact(ranges.entries().len()).map_err(|_| Errno::ENOMEM)?;
+    sorted.extend(ranges.iter().map(|r| (r.iova(), r.length())));
     sorted.sort_unstable();
     let overlap = |pair: &[(u64, u64)]| pair[1].0 - pair[0].0 < pair[0].1;
     if sorted.windows(2).any(overlap) { Err(Errno::EINVAL) } else { Ok(()) }

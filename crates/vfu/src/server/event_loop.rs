@@ -8,11 +8,11 @@ use tracing::info;
 use vfu_proto::session::Closed;
 
 use super::cleanup;
-use super::poller::Poller;
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
 use crate::link::Link;
+use crate::poller::Poller;
 use crate::transport::{Accepted, RETRY};
 
 /// A session as an event loop sees it.
@@ -37,13 +37,15 @@ impl<D: Device> Server<D> {
     /// The system has no descriptor left.
     pub fn poll_fd(&mut self) -> Result<BorrowedFd<'_>, ServeError> {
         if self.poller.is_none() {
-            let mut poller = Poller::new(self.stop.wake())?;
+            let mut poller = Poller::new(self.stop.wake()).map_err(ServeError::Setup)?;
             match (&self.client, &self.source) {
                 (Some(client), _) => {
                     client.link.in_event_loop(self.stop.wake());
-                    poller.watch(&client.link)?;
+                    poller.watch(&client.link).map_err(ServeError::Setup)?;
                 }
-                (None, Source::Listener(listener)) => poller.add(listener.as_fd())?,
+                (None, Source::Listener(listener)) => {
+                    poller.add(listener.as_fd()).map_err(ServeError::Setup)?
+                }
                 // There is a client already: nothing will announce it.
                 (None, Source::Connected(_)) => poller.wake(),
             }
@@ -70,7 +72,7 @@ impl<D: Device> Server<D> {
         let executed = self.greet()? + self.serve();
         self.end_if_closed();
         if let (Some(poller), Some(client)) = (&mut self.poller, &self.client) {
-            poller.update(&client.link)?;
+            poller.update(&client.link).map_err(ServeError::Setup)?;
         }
         Ok(executed)
     }
@@ -150,7 +152,7 @@ impl<D: Device> Server<D> {
             Source::Connected(socket) => socket.take().map_or(Accepted::Nobody, Accepted::Client),
             Source::Listener(listener) => {
                 if let Some(poller) = &mut self.poller {
-                    poller.resume(listener.as_fd())?;
+                    poller.resume(listener.as_fd()).map_err(ServeError::Setup)?;
                 }
                 listener.accept().map_err(|e| ServeError::Accept(e.into()))?
             }
@@ -159,7 +161,7 @@ impl<D: Device> Server<D> {
             (Accepted::Client(socket), ..) => socket,
             (Accepted::Short, Some(poller), Source::Listener(listener)) => {
                 self.shared.tell_of_shortage();
-                poller.pause(listener.as_fd(), RETRY)?;
+                poller.pause(listener.as_fd(), RETRY).map_err(ServeError::Setup)?;
                 return Ok(false);
             }
             (Accepted::Nobody | Accepted::Short, ..) => return Ok(false),
@@ -181,7 +183,7 @@ impl<D: Device> Server<D> {
         match &mut self.poller {
             Some(poller) => {
                 link.in_event_loop(self.stop.wake());
-                poller.watch(link)
+                poller.watch(link).map_err(ServeError::Setup)
             }
             None => Ok(()),
         }

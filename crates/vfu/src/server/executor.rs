@@ -151,7 +151,7 @@ impl Executor {
             }
             Request::DmaMap(map) => self.dma_map(device, &map, fds)?,
             Request::DmaUnmap(unmap) => match self.dma_unmap(device, call, &unmap)? {
-                Retired::Wholly(reply) => reply.emit(out),
+                Retired::Wholly(mut reply) => reply.emit(out),
                 Retired::WhenUnused => return Ok(Outcome::Later),
             },
             Request::DeviceGetInfo(_) => DeviceInfo {

@@ -344,7 +344,10 @@ impl Executor {
                 context::run(&self.shared, Inside::Callback, || moving.save_early(migration));
             }
         }
-        let data = moving.machine.read(request.size as usize)?;
+        let size = request.size as usize;
+        // Before they are taken.
+        out.try_reserve(moving.machine.left(size) + 8).map_err(|_| Errno::ENOMEM)?;
+        let data = moving.machine.read(size)?;
         MigDataReadReply { data }.emit(out);
         Ok(())
     }

@@ -15,7 +15,6 @@ pub(crate) mod handshake;
 mod held;
 mod migrate;
 mod parked;
-mod poller;
 mod reentry;
 mod regions;
 mod run;

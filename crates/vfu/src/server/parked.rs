@@ -179,7 +179,7 @@ impl Executor {
         let region = Region::new(map, fds.into_iter().next(), &self.shared.table.files)?;
         let range = range_of(&region);
         if let Some(pages) = region.logged() {
-            self.shared.dirty.admit(pages);
+            self.shared.dirty.admit(pages)?;
         }
         if self.shared.table.insert(region, self.max_dma_maps)? == Inserted::New {
             context::run(&self.shared, Inside::Callback, || device.dma_mapped(range));

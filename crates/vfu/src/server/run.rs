@@ -13,13 +13,13 @@ use super::cleanup;
 use super::event_loop::Client;
 use super::executor::Executor;
 use super::handshake::{self, Offer};
-use super::poller::Poller;
 use super::stop::{ServeError, Stop, Stopper};
 use crate::context::{self, Inside};
 use crate::device::Device;
 use crate::handle::Handle;
 use crate::link::{Link, Message, Next};
 use crate::pci::Pci;
+use crate::poller::Poller;
 use crate::shared::{Live, Shared};
 use crate::transport::{Accepted, Listener, RETRY};
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
-use vfu::Server;
 use vfu::wire::{DmaMap, Errno, RegionReadRequest, RegionWriteRequest, Request};
+use vfu::{Access, Defer, Device, Fault, Server};
 use vfu_testkit::{RawPeer, SharedRam, Vmm, command, within};
 
 use crate::alone::alone;
@@ -161,10 +161,11 @@ const SOCKET: &str = "VFU_ENDURANCE_SERVER";
 struct Poor(Child);
 
 impl Poor {
-    fn start(path: &Path) -> Poor {
+    fn start(path: &Path, test: &str) -> Poor {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["exhausted::memory_that_is_not_there", "--test-threads=1", "--nocapture"])
+            .args(["--exact", &format!("exhausted::{test}"), "--test-threads=1", "--nocapture"])
             .env(SOCKET, path)
+            .env("MALLOC_MMAP_THRESHOLD_", "65536")
             .spawn();
         let server = Poor(child.unwrap());
         within("the server's start", {
@@ -208,7 +209,7 @@ fn memory_that_is_not_there_is_an_error() {
     alone!(|| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let mut server = Poor::start(&path);
+        let mut server = Poor::start(&path, "memory_that_is_not_there_is_an_error");
         for round in 0..rounds(16, 256) {
             // From hardly anything to enough for nearly all.
             let room = (192 << 10) + u64::from(round % 16) * (256 << 10);
@@ -222,5 +223,53 @@ fn memory_that_is_not_there_is_an_error() {
         let mut data = vec![0; 1 << 20];
         vmm.client().region_read(2, 0, &mut data).unwrap();
         assert!(data.iter().all(|byte| *byte == 0x22));
+    });
+}
+
+/// Answers reads later, as soon as it can.
+struct Late;
+
+impl Device for Late {
+    fn region_read(&mut self, _: Access, _: &mut [u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn region_write(&mut self, _: Access, _: &[u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn region_read_or_defer(
+        &mut self,
+        _: Access,
+        _: &mut [u8],
+        defer: &mut Defer<'_>,
+    ) -> Result<(), Fault> {
+        if let Some(later) = defer.later() {
+            later.give(&[0x22]);
+        }
+        Ok(())
+    }
+}
+
+/// There is memory for one answer, and the one that is given later needs another.
+#[test]
+fn an_answer_that_is_given_later_and_finds_no_memory_is_an_error() {
+    if let Some(path) = std::env::var_os(SOCKET) {
+        let pci = vfu::Pci::endpoint(0x1234, 2).bar(2, vfu::Bar::mem64(2 << 20));
+        let bound = Server::builder(pci).listen(Path::new(&path)).unwrap();
+        return bound.serve(|_| Late).unwrap().run().unwrap();
+    }
+    alone!(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let test = "an_answer_that_is_given_later_and_finds_no_memory_is_an_error";
+        let server = Poor::start(&path, test);
+        let peer = RawPeer::begin(&path).unwrap();
+        let read = Request::RegionRead(RegionReadRequest { offset: 0, region: 2, count: 1 << 20 });
+        server.limit(Some((1 << 20) + (512 << 10)));
+        assert_eq!(peer.call(1, &read).unwrap().errno(), Some(Errno::ENOMEM));
+        server.limit(None);
+        let reply = peer.call(2, &read).unwrap();
+        assert_eq!((reply.errno(), reply.payload.len()), (None, 16 + (1 << 20)));
     });
 }

@@ -9,7 +9,7 @@ use vfu::wire::{Command, DeviceState, DmaReadRequest, Errno, Request, WriteEntry
 use vfu_testkit::{KitError, MessageRam, SharedRam, command, within};
 
 use crate::alone::alone;
-use crate::server::{Hostile, hasty_client, truth};
+use crate::server::{Hostile, connect, hasty_client, truth};
 
 const BASE: u64 = 0x10_0000;
 const SIZE: u64 = 0x10_0000;
@@ -37,7 +37,7 @@ fn told<T: Send + 'static>(
     call: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
 ) -> Result<T, ClientError> {
     let server = changing(command, change);
-    let client = server.connect();
+    let client = connect(&server);
     let calling = client.clone();
     let said = within("a call", move || call(&calling));
     client.device_info().unwrap();
@@ -156,7 +156,7 @@ fn unmapped(
         }
         peer.send(&request.reply(&payload))
     });
-    let client = server.connect();
+    let client = connect(&server);
     let ram = Arc::new(MessageRam::new(BASE, SIZE as usize));
     client.dma_map(BASE, SIZE, READ_WRITE, Memory::Messages(ram)).unwrap();
     within("an unmap", move || {
@@ -209,7 +209,7 @@ fn s11_dma_unmap_that_fails() {
                 hasty_client(make)
             } else {
                 let server = make();
-                let client = server.connect();
+                let client = connect(&server);
                 (server, client)
             };
             let ram = Arc::new(MessageRam::new(BASE, SIZE as usize));
@@ -295,7 +295,7 @@ fn report(change: impl Fn(&mut Vec<u8>) + Send + 'static) -> Result<(u64, u64), 
         }
         peer.send(&request.reply(&payload))
     });
-    let client = server.connect();
+    let client = connect(&server);
     within("a report", move || {
         let ram = SharedRam::new(BASE, PAGES * 4096).unwrap();
         client.start_dma_logging(4096)?;
@@ -329,7 +329,7 @@ fn s12_dirty_unmap_bitmaps() {
     alone!(|| {
         let unmap = |change: Change| {
             let server = changing(Command::DmaUnmap, change);
-            let client = server.connect();
+            let client = connect(&server);
             within("an unmap", move || {
                 let ram = SharedRam::new(BASE, SIZE).unwrap();
                 client.start_dma_logging(4096)?;
@@ -410,7 +410,7 @@ fn s12_moves_from_a_hostile_source() {
                 }
             });
             let to = Hostile::session(|peer, request| peer.send(&request.reply(&truth(request))));
-            let (source, destination) = (from.connect(), to.connect());
+            let (source, destination) = (connect(&from), connect(&to));
             let failed = within("a move", move || {
                 Migrate::new(&source, &destination).max_state(1 << 20).run().unwrap_err()
             });

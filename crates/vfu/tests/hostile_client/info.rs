@@ -10,7 +10,7 @@ use vfu::wire::{Area, Command, RegionCapability, RegionFlags, RegionInfo};
 use vfu_testkit::{Vmm, within};
 
 use crate::alone::{alone, peak};
-use crate::server::{Hostile, patient, truth};
+use crate::server::{Hostile, connect, patient, truth};
 
 fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -23,7 +23,7 @@ fn told<T: Send + 'static>(
     call: impl FnOnce(&Client) -> Result<T, ClientError> + Send + 'static,
 ) -> Result<T, ClientError> {
     let server = Hostile::saying(command, payload);
-    let client = server.connect();
+    let client = connect(&server);
     let told = within("a call", {
         let client = client.clone();
         move || call(&client)
@@ -67,7 +67,7 @@ fn s06_device_info() {
         // A VMM that enumerates what is not there: errors, or all ones.
         for [regions, irqs] in numbers {
             let server = Hostile::saying(Command::DeviceGetInfo, words(&[16, 2, regions, irqs]));
-            let client = server.connect();
+            let client = connect(&server);
             let _found = within("enumeration", move || Vmm::over(client).enumerate().map(drop));
         }
     });
@@ -87,7 +87,7 @@ fn region(payloads: Vec<Vec<u8>>, fds: Vec<OwnedFd>) -> (Hostile, Client) {
             }
             _ => peer.send(&request.reply(&truth(request))),
         });
-    let client = server.connect();
+    let client = connect(&server);
     (server, client)
 }
 
@@ -280,7 +280,7 @@ fn rung(payload: Vec<u8>, fds: Vec<OwnedFd>) -> Result<Rung, ClientError> {
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         peer.send_with(&request.reply(&payload), &fds)
     });
-    let client = server.connect();
+    let client = connect(&server);
     within("a doorbell", move || {
         let rung = client.doorbells(0)?.write(0x10, &[1, 0, 0, 0])?;
         read(&client)?;

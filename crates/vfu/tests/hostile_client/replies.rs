@@ -6,7 +6,7 @@ use vfu::wire::{Command, Errno};
 use vfu_testkit::{KitError, RawMessage, RawPeer, message, within};
 
 use crate::alone::alone;
-use crate::server::{CALLS, Hostile, hasty_client, truth};
+use crate::server::{CALLS, Hostile, connect, hasty_client, truth};
 
 /// What makes a lie of the bytes of a reply.
 type Change = fn(&mut Vec<u8>);
@@ -51,7 +51,7 @@ fn first_answer(bytes: impl FnOnce(&RawMessage) -> Vec<u8> + Send + 'static) -> 
             Some(bytes) => peer.send(&bytes(request)),
             None => honest(peer, request),
         });
-    let client = server.connect();
+    let client = connect(&server);
     (server, client)
 }
 
@@ -110,7 +110,7 @@ fn s04_replies_under_each_others_ids() {
             let third = peer.recv()?;
             honest(&peer, &third)
         });
-        let client = server.connect();
+        let client = connect(&server);
         let (a, b) = (client.clone(), client.clone());
         within("both", move || {
             let other = std::thread::spawn(move || a.device_info().map(drop));
@@ -217,7 +217,7 @@ fn s04_replies_in_pieces() {
     alone!(|| {
         let server =
             Hostile::session(|peer, request| peer.send_bytewise(&request.reply(&truth(request))));
-        let client = server.connect();
+        let client = connect(&server);
         for (_, call) in CALLS {
             called(&client, call).unwrap();
         }
@@ -269,7 +269,7 @@ fn each_call(play: Play, soon: bool, check: impl Fn(Command, Result<(), ClientEr
             hasty_client(make)
         } else {
             let server = make();
-            let client = server.connect();
+            let client = connect(&server);
             (server, client)
         };
         check(command, called(&client, call), &client);

@@ -11,7 +11,7 @@ use vfu::{IrqIndex, Limits};
 use vfu_testkit::{Interrupts, MessageRam, RawPeer, SharedRam, command, within};
 
 use crate::alone::{alone, peak};
-use crate::server::{Hostile, JSON, patient, truth};
+use crate::server::{Hostile, JSON, connect, patient, truth};
 
 const BASE: u64 = 0x10_0000;
 const PAGE: u64 = 0x1000;
@@ -34,7 +34,7 @@ fn s13_eventfd_storms() {
             rustix::io::write(fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
             peer.send(&again.reply(&truth(&again)))
         });
-        let client = server.connect();
+        let client = connect(&server);
         let interrupts = Interrupts::new(1).unwrap();
         client.assign_irqs(IrqIndex::Msix, 0, &interrupts.fds()).unwrap();
         assert_eq!(interrupts.wait(0).unwrap(), 1_000_000);
@@ -65,7 +65,7 @@ fn s14_memory_after_the_unmap() {
             assert_eq!(peer.recv_reply(1, Command::DmaWrite)?.errno(), Some(Errno::EFAULT));
             peer.send(&read.reply(&truth(&read)))
         });
-        let client = server.connect();
+        let client = connect(&server);
         let file = SharedRam::new(BASE + PAGE, PAGE).unwrap();
         let messages = Arc::new(MessageRam::new(BASE, PAGE as usize));
         let given = [

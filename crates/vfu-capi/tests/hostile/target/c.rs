@@ -11,93 +11,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use vfu_capi::types::{AccessFn, Ctx, DmaFn, IoVec, MigrationCallbacks, Sg};
+use vfu_capi::c::*;
+use vfu_capi::types::{AccessFn, Ctx, MigrationCallbacks, Sg};
 
 use super::{Settings, Target};
 use crate::specimen::{BAR0, Job, READ, Specimen, WRITE};
 
 unsafe extern "C" {
-    fn vfu_create_ctx(
-        t: c_int,
-        path: *const c_char,
-        flags: c_int,
-        p: *mut c_void,
-        d: c_int,
-    ) -> *mut Ctx;
-    fn vfu_pci_init(ctx: *mut Ctx, kind: c_int, header: c_int, revision: c_int) -> c_int;
-    fn vfu_pci_add_capability(ctx: *mut Ctx, at: usize, flags: c_int, data: *mut c_void) -> isize;
-    fn vfu_setup_region(
-        ctx: *mut Ctx,
-        region: c_int,
-        size: usize,
-        access: Option<AccessFn>,
-        flags: c_int,
-        areas: *mut IoVec,
-        nr_areas: u32,
-        fd: c_int,
-        offset: u64,
-    ) -> c_int;
-    fn vfu_setup_device_dma(
-        ctx: *mut Ctx,
-        most: usize,
-        up: Option<DmaFn>,
-        down: Option<DmaFn>,
-    ) -> c_int;
-    fn vfu_setup_device_nr_irqs(ctx: *mut Ctx, index: c_int, count: u32) -> c_int;
-    fn vfu_setup_device_migration_callbacks(
-        ctx: *mut Ctx,
-        callbacks: *const MigrationCallbacks,
-    ) -> c_int;
-    fn vfu_realize_ctx(ctx: *mut Ctx) -> c_int;
-    fn vfu_attach_ctx(ctx: *mut Ctx) -> c_int;
-    fn vfu_run_ctx(ctx: *mut Ctx) -> c_int;
-    fn vfu_get_poll_fd(ctx: *mut Ctx) -> c_int;
-    fn vfu_destroy_ctx(ctx: *mut Ctx);
-    fn vfu_irq_trigger(ctx: *mut Ctx, vector: u32) -> c_int;
-    fn vfu_addr_to_sgl(
-        ctx: *mut Ctx,
-        address: *mut c_void,
-        len: usize,
-        sgl: *mut Sg,
-        most: usize,
-        prot: c_int,
-    ) -> c_int;
-    fn vfu_sgl_read(
-        ctx: *mut Ctx,
-        sgl: *mut Sg,
-        n: usize,
-        data: *mut c_void,
-        flags: c_int,
-    ) -> c_int;
-    fn vfu_sgl_write(
-        ctx: *mut Ctx,
-        sgl: *mut Sg,
-        n: usize,
-        data: *mut c_void,
-        flags: c_int,
-    ) -> c_int;
-    fn vfu_rs_get_limits(ctx: *mut Ctx, limits: *mut Limits) -> c_int;
-    fn vfu_rs_set_limits(ctx: *mut Ctx, limits: *const Limits) -> c_int;
-    fn vfu_rs_get_timeout(ctx: *mut Ctx) -> c_int;
-    fn vfu_rs_get_dma_poll_fd(ctx: *mut Ctx) -> c_int;
     fn __errno_location() -> *mut c_int;
-}
-
-/// `vfu_rs_limits_t`.
-#[derive(Default)]
-#[repr(C)]
-struct Limits {
-    size: usize,
-    dma_timeout_ms: u32,
-    handler_timeout_ms: u32,
-    handshake_timeout_ms: u32,
-    message_timeout_ms: u32,
-    send_timeout_ms: u32,
-    outstanding: u32,
-    zombies: u32,
-    queued_commands: u32,
-    queued_bytes: u64,
-    unsent_bytes: u64,
 }
 
 static SPECIMEN: Mutex<Specimen> = Mutex::new(Specimen::new());

@@ -2,16 +2,25 @@
 
 use std::sync::OnceLock;
 
+use vfu_proto::wire::Errno;
+
 use super::log::Room;
 use super::picture::Picture;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Words of a chunk: with pages of 4 KiB one stands for 1 GiB.
 pub(super) const CHUNK: usize = if cfg!(loom) { 2 } else { 4096 };
 /// The smallest page that is logged, as a power of two.
 pub(super) const MIN_SHIFT: u32 = 12;
 
-type Chunk = Box<[AtomicU64]>;
+/// Some of the words.
+#[derive(Debug, Default)]
+struct Chunk {
+    /// Made when the first bit in them is set.
+    words: OnceLock<Box<[AtomicU64]>>,
+    /// There was no memory for them then: all bits count as set.
+    whole: AtomicBool,
+}
 
 /// A bit for each page of a mapping. Pages begin at multiples of their size, not at the mapping's
 /// start.
@@ -25,8 +34,8 @@ pub(super) struct Bitmap {
     base: u64,
     /// How many words there are.
     words: usize,
-    /// All of the same size, but for the last. Made when the first bit in them is set.
-    chunks: Box<[OnceLock<Chunk>]>,
+    /// All of the same size, but for the last.
+    chunks: Box<[Chunk]>,
     _room: Room,
 }
 
@@ -46,9 +55,12 @@ fn word_of(page: u64) -> u64 {
 impl Bitmap {
     /// For the addresses `first..=last`, all clean, in pages of `1 << shift` bytes, for which there
     /// is room.
-    pub(super) fn new(first: u64, last: u64, shift: u32, room: Room) -> Bitmap {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(first: u64, last: u64, shift: u32, room: Room) -> Result<Bitmap, Errno> {
         let words = words_for(first, last, shift) as usize;
-        let chunks = (0..words.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
+        let chunks = filled(words.div_ceil(CHUNK), Chunk::default).ok_or(Errno::ENOMEM)?;
         let base = word_of(first >> shift);
         let bitmap = Bitmap { first, last, shift, base, words, chunks, _room: room };
         if cfg!(loom) {
@@ -57,7 +69,7 @@ impl Bitmap {
                 bitmap.words_of(index);
             }
         }
-        bitmap
+        Ok(bitmap)
     }
 
     /// Sets the bits of all pages that `first..=last` touch.
@@ -75,20 +87,46 @@ impl Bitmap {
             let (begin, end) = (from.max(start) - start, to.min(start + CHUNK - 1) - start);
             let head = if from >= start { head } else { u64::MAX };
             let tail = if to < start + CHUNK { tail } else { u64::MAX };
-            mark_words(&self.words_of(index)[begin..=end], head, tail);
+            match self.words_of(index) {
+                Some(words) => mark_words(&words[begin..=end], head, tail),
+                None => self.mark_whole(index),
+            }
         }
     }
 
-    /// The words of a chunk, which is made if it does not exist.
-    fn words_of(&self, index: usize) -> &[AtomicU64] {
-        let Some(chunk) = self.chunks.get(index) else { return &[] };
-        if let Some(words) = chunk.get() {
-            return words;
+    /// The words of a chunk, which are made if they do not exist. `None`: there is no memory for them.
+    fn words_of(&self, index: usize) -> Option<&[AtomicU64]> {
+        let chunk = self.chunks.get(index)?;
+        if let Some(words) = chunk.words.get() {
+            return Some(words);
         }
         let len = (self.words - index * CHUNK).min(CHUNK);
         // Made before it is set, so that nobody waits for whoever makes it.
-        let _another_was_first = chunk.set((0..len).map(|_| AtomicU64::new(0)).collect());
-        chunk.get().map_or(&[], |words| words)
+        let _another_was_first = chunk.words.set(filled(len, || AtomicU64::new(0))?);
+        chunk.words.get().map(|words| &**words)
+    }
+
+    fn mark_whole(&self, index: usize) {
+        if let Some(chunk) = self.chunks.get(index) {
+            chunk.whole.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets all bits of a chunk for which there was no memory. As long as there is none, `picture` gets
+    /// them and they stay.
+    fn catch_up(&self, index: usize, picture: &mut Picture<'_>) {
+        let Some(chunk) = self.chunks.get(index) else { return };
+        if !chunk.whole.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(words) = self.words_of(index) {
+            fill(words);
+            return chunk.whole.store(false, Ordering::Relaxed);
+        }
+        let page = (self.base + (index * CHUNK) as u64) * 64;
+        let last = (page + (CHUNK * 64) as u64 - 1).min(self.last >> self.shift);
+        let end = (last << self.shift) | ((1 << self.shift) - 1);
+        picture.set((page << self.shift).max(self.first), end.min(self.last));
     }
 
     /// The indices of the chunks with bits of `first..=last`, if there are any.
@@ -102,7 +140,9 @@ impl Bitmap {
     ///
     /// A page that the picture shows in part only stays dirty: the rest of it was not asked for.
     pub(super) fn take(&mut self, index: usize, picture: &mut Picture<'_>) {
-        let Some(words) = self.chunks.get_mut(index).and_then(OnceLock::get_mut) else { return };
+        self.catch_up(index, picture);
+        let chunk = self.chunks.get_mut(index);
+        let Some(words) = chunk.and_then(|chunk| chunk.words.get_mut()) else { return };
         let Some((low, high)) = picture.grid().clip(self.first, self.last) else { return };
         let mask = (1u64 << self.shift) - 1;
         let (from, to) = (low >> self.shift, high >> self.shift);
@@ -125,6 +165,14 @@ impl Bitmap {
         }
         cut.take(&mut words[(begin - start) as usize..=(end - start) as usize], begin, picture);
     }
+}
+
+/// So many of them, if there is memory for that.
+fn filled<T>(len: usize, make: impl FnMut() -> T) -> Option<Box<[T]>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(len).ok()?;
+    list.resize_with(len, make);
+    Some(list.into_boxed_slice())
 }
 
 /// Sets the bits of `words`: of the first those in `head`, of the last those in `tail`.
@@ -268,4 +316,34 @@ fn mask(number: u64, pages: (u64, u64)) -> u64 {
         return 0;
     }
     (u64::MAX << (from - start)) & (u64::MAX >> (start + 64 - to))
+}
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use super::super::{Grid, Log};
+    use super::*;
+
+    /// Of 4 pages from 8 KiB on, the last bytes of which are not mapped.
+    #[test]
+    fn without_memory_for_bits_all_of_them_are_set() {
+        let mut bitmap = Log::default().reserve(0x2000, 0x57ff, 12).unwrap();
+        let report = |bitmap: &mut Bitmap| {
+            let mut bytes = Vec::new();
+            let grid = Grid::new(0, 0x8000, 4096).unwrap();
+            let mut picture = Picture::append(grid, &mut bytes).unwrap();
+            bitmap.take(0, &mut picture);
+            picture.finish();
+            bytes[0]
+        };
+        assert_eq!(report(&mut bitmap), 0);
+        bitmap.mark_whole(0);
+        assert_eq!(report(&mut bitmap), 0b0011_1100);
+        assert_eq!(report(&mut bitmap), 0, "once");
+        bitmap.mark(0x3000, 0x3000);
+        bitmap.mark_whole(0);
+        bitmap.mark(0x3000, 0x3000);
+        assert_eq!(report(&mut bitmap), 0b0011_1100);
+        bitmap.mark(0x3000, 0x3000);
+        assert_eq!(report(&mut bitmap), 0b0000_1000);
+    }
 }

@@ -51,11 +51,11 @@ impl Log {
     /// Again with the same page size it changes nothing.
     ///
     /// # Errors
-    /// `EINVAL` if it is on with another page size, or the page size is no power of two.
+    /// `EINVAL` if it is on with another page size, or the page size is no power of two; `ENOMEM`.
     pub(crate) fn start<'a>(
         &self,
         page_size: u64,
-        pages: impl IntoIterator<Item = &'a Pages>,
+        pages: impl IntoIterator<Item = &'a Pages> + Clone,
     ) -> Result<u64, Errno> {
         if !page_size.is_power_of_two() {
             return Err(Errno::EINVAL);
@@ -66,7 +66,11 @@ impl Log {
             Some(_) => return Ok(1 << shift),
             off => *off = Some(shift),
         }
-        pages.into_iter().for_each(|pages| pages.start(self, shift));
+        let started = pages.clone().into_iter().try_for_each(|pages| pages.start(self, shift));
+        if let Err(errno) = started {
+            self.stop(pages);
+            return Err(errno);
+        }
         // A write that found logging off is in memory before the peer knows that it is on.
         barrier::heavy();
         Ok(1 << shift)
@@ -79,16 +83,20 @@ impl Log {
     }
 
     /// A mapping is new; nobody writes there yet. It is logged, too, if logging is on.
-    pub(crate) fn admit(&self, pages: &Pages) {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn admit(&self, pages: &Pages) -> Result<(), Errno> {
         let shift = *self.shift.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shift) = shift {
-            pages.start(self, shift);
-        }
+        shift.map_or(Ok(()), |shift| pages.start(self, shift))
     }
 
     /// A bitmap with pages of this size; with larger ones, which say more than is true, if there is
     /// not room enough.
-    pub(super) fn reserve(&self, first: u64, last: u64, mut shift: u32) -> Bitmap {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn reserve(&self, first: u64, last: u64, mut shift: u32) -> Result<Bitmap, Errno> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let mut needed = chunks_of(first, last, shift);
         while needed > 1 && needed > *left {

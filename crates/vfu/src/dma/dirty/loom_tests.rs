@@ -10,7 +10,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 fn report(pages: &Pages, grid: Grid) -> bool {
     let mut bits = Vec::new();
-    let mut picture = Picture::append(grid, &mut bits);
+    let mut picture = Picture::append(grid, &mut bits).unwrap();
     pages.report(&mut picture);
     picture.finish();
     bits.iter().any(|byte| *byte != 0)

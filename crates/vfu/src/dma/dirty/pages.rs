@@ -2,6 +2,8 @@
 
 use std::sync::PoisonError;
 
+use vfu_proto::wire::Errno;
+
 use super::bitmap::Bitmap;
 use super::log::Log;
 use super::picture::Picture;
@@ -32,10 +34,14 @@ impl Pages {
     ///
     /// Of writes that are under way some are not logged, but have been done when the caller has
     /// gone through [`barrier::heavy`].
-    pub(super) fn start(&self, log: &Log, shift: u32) {
-        let bitmap = log.reserve(self.first, self.last, shift);
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn start(&self, log: &Log, shift: u32) -> Result<(), Errno> {
+        let bitmap = log.reserve(self.first, self.last, shift)?;
         *self.bitmap.write().unwrap_or_else(PoisonError::into_inner) = Some(bitmap);
         self.on.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Nothing is logged any more.

@@ -1,5 +1,7 @@
 //! The bits of a reply: one for each page of a range that the asker chose.
 
+use vfu_proto::wire::Errno;
+
 /// A range of addresses, and the pages it is cut into from its first address on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Grid {
@@ -62,12 +64,15 @@ pub(crate) struct Picture<'a> {
 }
 
 impl<'a> Picture<'a> {
-    /// A new one, behind what is in `out`, for which there is memory: [`Grid::bitmap_len`] bytes.
-    /// It is whole after [`finish`](Self::finish).
-    pub(crate) fn append(grid: Grid, out: &'a mut Vec<u8>) -> Self {
-        let (start, len) = (out.len(), grid.bitmap_len() as usize);
-        out.reserve(len);
-        Picture { grid, bytes: out, start, len }
+    /// A new one, behind what is in `out`: [`Grid::bitmap_len`] bytes. It is whole after
+    /// [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// `ENOMEM`; never if `out` has room for it already.
+    pub(crate) fn append(grid: Grid, out: &'a mut Vec<u8>) -> Result<Self, Errno> {
+        let len = usize::try_from(grid.bitmap_len()).map_err(|_| Errno::ENOMEM)?;
+        out.try_reserve(len).map_err(|_| Errno::ENOMEM)?;
+        Ok(Picture { grid, start: out.len(), bytes: out, len })
     }
 
     /// Goes on with one that is whole.

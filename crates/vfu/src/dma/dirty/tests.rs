@@ -47,7 +47,7 @@ impl Naive {
 fn report(pages: &[&Pages], iova: u64, length: u64, page_size: u64) -> Vec<bool> {
     let grid = Grid::new(iova, length, page_size).unwrap();
     let mut bytes = Vec::new();
-    let mut picture = Picture::append(grid, &mut bytes);
+    let mut picture = Picture::append(grid, &mut bytes).unwrap();
     pages.iter().for_each(|pages| pages.report(&mut picture));
     picture.finish();
     bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)).collect()

@@ -1,5 +1,6 @@
-//! One descriptor that stands for all that a server waits for, for somebody else's event loop.
+//! One descriptor that stands for all that a server or a client waits for, for somebody else's event loop.
 
+use std::io::Result;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,17 +12,20 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::stop::ServeError;
+use vfu_proto::session::Channel;
+
 use crate::link::{Link, Wake};
 
-/// An epoll instance over the listening socket, the client's sockets, and a wake-up for commands
+/// An epoll instance over the listening socket, the session's sockets, and a wake-up for commands
 /// that another thread read while it waited.
 #[derive(Debug)]
-pub(super) struct Poller {
+pub(crate) struct Poller {
     epoll: OwnedFd,
     wake: Arc<Wake>,
-    /// The client's sockets are watched for room to write, too.
+    /// The session's sockets are watched for room to write, too.
     writing: bool,
+    /// The one with the commands is watched for nothing else: there is no room for them.
+    stuck: bool,
     /// Readable at the next deadline of the session.
     timer: OwnedFd,
     /// When that is.
@@ -31,36 +35,32 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    pub(super) fn new(wake: &Arc<Wake>) -> Result<Poller, ServeError> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(setup)?;
+    pub(crate) fn new(wake: &Arc<Wake>) -> Result<Poller> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(setup)?;
-        let poller =
-            Poller { epoll, wake: wake.clone(), writing: false, timer, armed: None, paused: false };
-        poller.add(wake.as_fd())?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let (wake, writing, stuck) = (wake.clone(), false, false);
+        let poller = Poller { epoll, wake, writing, stuck, timer, armed: None, paused: false };
+        poller.add(poller.wake.as_fd())?;
         poller.add(poller.timer.as_fd())?;
         Ok(poller)
     }
 
     /// Watches a descriptor for something to read.
-    pub(super) fn add(&self, fd: BorrowedFd<'_>) -> Result<(), ServeError> {
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>) -> Result<()> {
         match epoll::add(&self.epoll, fd, EventData::new_u64(0), EventFlags::IN) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(e) => Err(setup(e)),
+            Err(e) => Err(e.into()),
         }
     }
 
     /// Watches a descriptor no more.
-    pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         let _not_there = epoll::delete(&self.epoll, fd);
     }
 
     /// Watches a listening socket no more, for so long: somebody is there who can't be accepted.
-    pub(super) fn pause(
-        &mut self,
-        listener: BorrowedFd<'_>,
-        time: Duration,
-    ) -> Result<(), ServeError> {
+    pub(crate) fn pause(&mut self, listener: BorrowedFd<'_>, time: Duration) -> Result<()> {
         self.remove(listener);
         self.paused = true;
         self.set_timer(time)?;
@@ -69,7 +69,7 @@ impl Poller {
     }
 
     /// Watches it again.
-    pub(super) fn resume(&mut self, listener: BorrowedFd<'_>) -> Result<(), ServeError> {
+    pub(crate) fn resume(&mut self, listener: BorrowedFd<'_>) -> Result<()> {
         if !std::mem::take(&mut self.paused) {
             return Ok(());
         }
@@ -78,25 +78,25 @@ impl Poller {
     }
 
     /// Has the timer go off once, after so long.
-    fn set_timer(&self, time: Duration) -> Result<(), ServeError> {
+    fn set_timer(&self, time: Duration) -> Result<()> {
         let it_value = Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         };
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let once = Itimerspec { it_interval: zero, it_value };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map_err(setup)?;
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
         Ok(())
     }
 
     /// Watches a client's sockets; called again when there is one more.
-    pub(super) fn watch(&mut self, link: &Link) -> Result<(), ServeError> {
+    pub(crate) fn watch(&mut self, link: &Link) -> Result<()> {
         self.add(link.main().as_fd())?;
         link.twin().map_or(Ok(()), |twin| self.add(twin.as_fd()))
     }
 
     /// Sets the timer for the session's next deadline, unless it goes off early enough anyway.
-    fn arm(&mut self, link: &Link) -> Result<(), ServeError> {
+    fn arm(&mut self, link: &Link) -> Result<()> {
         let now = Instant::now();
         let spent = self.armed.is_some_and(|armed| armed <= now);
         if spent {
@@ -114,37 +114,41 @@ impl Poller {
         Ok(())
     }
 
-    /// Watches for the session's next deadline, and for room to write as long as something waits to
-    /// be sent.
-    pub(super) fn update(&mut self, link: &Link) -> Result<(), ServeError> {
+    /// Watches for the session's next deadline, for room to write as long as something waits to be sent,
+    /// and for commands as long as there is room for them.
+    pub(crate) fn update(&mut self, link: &Link) -> Result<()> {
         self.arm(link)?;
-        if self.writing == link.has_unsent() {
+        let writing = link.has_unsent();
+        let stuck = writing && link.is_stuck();
+        if (self.writing, self.stuck) == (writing, stuck) {
             return Ok(());
         }
-        self.writing = !self.writing;
-        let mut flags = EventFlags::IN;
-        flags.set(EventFlags::OUT, self.writing);
-        for socket in [Some(link.main()), link.twin()].into_iter().flatten() {
-            epoll::modify(&self.epoll, socket, EventData::new_u64(0), flags).map_err(setup)?;
+        (self.writing, self.stuck) = (writing, stuck);
+        for channel in Channel::ALL {
+            let Some(socket) = link.socket_of(channel) else { continue };
+            let mut flags = EventFlags::empty();
+            flags.set(EventFlags::OUT, writing);
+            flags.set(EventFlags::IN, !stuck || channel != link.command_channel());
+            epoll::modify(&self.epoll, socket, EventData::new_u64(0), flags)?;
         }
         Ok(())
     }
 
     /// Stops watching a client.
-    pub(super) fn forget(&mut self, link: &Link) {
-        self.writing = false;
+    pub(crate) fn forget(&mut self, link: &Link) {
+        (self.writing, self.stuck) = (false, false);
         for socket in [Some(link.main()), link.twin()].into_iter().flatten() {
             let _not_there = epoll::delete(&self.epoll, socket);
         }
     }
 
     /// Makes the descriptor readable.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.wake.wake();
     }
 
     /// Takes wake-ups off, now that they are answered.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.wake.clear();
     }
 }
@@ -153,8 +157,4 @@ impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
-}
-
-fn setup(e: Errno) -> ServeError {
-    ServeError::Setup(e.into())
 }
