@@ -65,6 +65,9 @@ impl Lease {
     /// Beyond the end, not readable, or past the end of the peer's file.
     pub fn read(&self, at: u64, to: &mut [u8]) -> Result<(), DmaError> {
         let offset = self.check(at, to.len(), Direction::Read)?;
+        if to.is_empty() {
+            return Ok(()); // perhaps at the end of all addresses, and of the file
+        }
         self.held.region.read_direct(offset, to).map_err(|e| file_error(self.address() + at, e))
     }
 
@@ -74,6 +77,9 @@ impl Lease {
     /// As [`read`](Self::read), for writing.
     pub fn write(&self, at: u64, from: &[u8]) -> Result<(), DmaError> {
         let offset = self.check(at, from.len(), Direction::Write)?;
+        if from.is_empty() {
+            return Ok(()); // perhaps at the end of all addresses, and of the file
+        }
         self.held.region.write_direct(offset, from).map_err(|e| file_error(self.address() + at, e))
     }
 

@@ -7,7 +7,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::atomic::{AtomicUsize, Ordering};
-use super::{Mutex, barrier, yield_now};
+use super::{Backoff, Mutex, barrier};
 
 /// Odd while its thread reads; it only grows.
 #[derive(Debug)]
@@ -68,8 +68,9 @@ pub(super) fn wait() {
     for word in words {
         let seen = word.0.load(Ordering::Acquire);
         // A reader only searches: it is through at once, unless it does not run.
+        let mut backoff = Backoff::default();
         while seen % 2 == 1 && word.0.load(Ordering::Acquire) == seen {
-            yield_now();
+            backoff.pause();
         }
     }
 }
