@@ -50,3 +50,4 @@ mod chosen {
 pub(crate) use backoff::Backoff;
 pub(crate) use chosen::*;
 pub(crate) use left_right::LeftRight;
+pub(crate) use readers::is_reading;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vfu_proto::wire::Errno;
 
-use super::entry::Entry;
+use super::entry::{Entry, Slot};
 use super::file::Files;
 use super::index::Index;
 use super::{Direction, DmaError, MemoryPolicy, Region};
@@ -53,7 +53,7 @@ impl Table {
         let len = change.look(|index| {
             let before = index.floor(region.last());
             if let Some(other) = before.filter(|other| other.last() >= region.address) {
-                return if other.region.is_same(&region) { Ok(None) } else { Err(Errno::EEXIST) };
+                return if other.region().is_same(&region) { Ok(None) } else { Err(Errno::EEXIST) };
             }
             Ok(Some(index.len()))
         })?;
@@ -62,8 +62,8 @@ impl Table {
             return Err(Errno::EINVAL);
         }
         region.serial = self.entered.fetch_add(1, Ordering::Relaxed) + 1;
-        let entry = Counted::new(Entry::new(Arc::new(region)));
-        change.make(|index| index.insert(entry.clone()));
+        let slot = Slot::new(Arc::new(region));
+        change.make(|index| index.insert(slot.clone()));
         Ok(Inserted::New)
     }
 
@@ -78,7 +78,7 @@ impl Table {
         let mut change = self.index.change();
         let other = change.look(|index| {
             let other = index.floor(last).filter(|other| other.last() >= address);
-            other.map(|other| other.region.clone())
+            other.map(|other| other.region().clone())
         });
         let Some(other) = other else { return Ok(None) };
         if (other.address, other.last()) != (address, last) {
@@ -92,8 +92,8 @@ impl Table {
     /// Shows the mapping that `address` lies in. Who enters or takes out a mapping waits meanwhile.
     pub(crate) fn look<T>(&self, address: u64, f: impl FnOnce(&Arc<Region>) -> T) -> Option<T> {
         self.index.read(|index| {
-            let entry = index.floor(address)?;
-            (address - entry.address < entry.size).then(|| f(&entry.region))
+            let slot = index.floor(address)?;
+            slot.offset(address).map(|_| f(slot.region()))
         })
     }
 
@@ -114,8 +114,8 @@ impl Table {
     /// The mappings that have bytes of `first..=last`, in the order of their addresses.
     pub(crate) fn overlapping(&self, first: u64, last: u64) -> Vec<Arc<Region>> {
         self.index.read(|index| {
-            let entries = index.from(first).take_while(|entry| entry.address <= last);
-            entries.map(|entry| entry.region.clone()).collect()
+            let slots = index.from(first).take_while(|slot| slot.address <= last);
+            slots.map(|slot| slot.region().clone()).collect()
         })
     }
 
@@ -132,13 +132,13 @@ impl Table {
         self.index.read(|index| {
             let (mut at, mut left) = (address, len as u64);
             while left > 0 {
-                let entry = find(index, at, direction)?;
-                let here = entry.last() - at;
+                let slot = find(index, at, direction)?;
+                let here = slot.last() - at;
                 if left - 1 <= here {
                     break;
                 }
                 left -= here + 1;
-                let next = entry.last().checked_add(1);
+                let next = slot.last().checked_add(1);
                 at = next.ok_or(DmaError::NotMapped { address: u64::MAX })?;
             }
             Ok(())
@@ -152,7 +152,28 @@ impl Table {
     #[inline]
     pub(super) fn lease(&self, address: u64, direction: Direction) -> Result<Lease, DmaError> {
         // Who takes the mapping out waits until we have counted ourselves.
-        self.index.read(|index| find(index, address, direction).cloned())
+        self.index.read(|index| Ok(find(index, address, direction)?.entry.clone()))
+    }
+
+    /// Leases `len` bytes at `address`, and says how far behind the mapping's start they are: if they lie in
+    /// one that is mapped, and may be moved.
+    pub(super) fn lease_of(
+        &self,
+        address: u64,
+        len: u64,
+        direction: Direction,
+    ) -> Option<(Lease, u64)> {
+        self.index.read(|index| {
+            let slot = index.floor(address).filter(|slot| slot.mapped)?;
+            let held = slot.holds(address, len, direction).then(|| slot.entry.clone())?;
+            Some((held, address - slot.address))
+        })
+    }
+
+    /// Shows all mappings, for as long as `f` likes: who enters one or takes one out waits meanwhile.
+    #[inline]
+    pub(super) fn pin<T>(&self, f: impl FnOnce(&Index) -> T) -> T {
+        self.index.read(f)
     }
 }
 
@@ -160,17 +181,13 @@ impl Table {
 pub(super) type Lease = Counted<Entry>;
 
 fn all(index: &Index) -> Vec<Arc<Region>> {
-    index.from(0).map(|entry| entry.region.clone()).collect()
+    index.from(0).map(|slot| slot.region().clone()).collect()
 }
 
 /// The mapping that `address` lies in, if it allows the direction.
 #[inline]
-fn find(index: &Index, address: u64, direction: Direction) -> Result<&Counted<Entry>, DmaError> {
-    let entry = index.floor(address).filter(|entry| address - entry.address < entry.size);
-    let entry = entry.ok_or(DmaError::NotMapped { address })?;
-    if entry.allows(direction) {
-        Ok(entry)
-    } else {
-        Err(DmaError::Permission { address, direction })
-    }
+pub(super) fn find(index: &Index, address: u64, direction: Direction) -> Result<&Slot, DmaError> {
+    let slot = index.floor(address).filter(|slot| slot.offset(address).is_some());
+    let slot = slot.ok_or(DmaError::NotMapped { address })?;
+    if slot.allows(direction) { Ok(slot) } else { Err(DmaError::Permission { address, direction }) }
 }

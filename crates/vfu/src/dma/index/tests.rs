@@ -10,14 +10,14 @@ use super::*;
 use crate::dma::Region;
 use crate::dma::file::Files;
 
-fn region(address: u64, size: u64) -> Counted<Entry> {
+fn region(address: u64, size: u64) -> Slot {
     let flags = DmaMapFlags::READ | DmaMapFlags::WRITE;
     let map = DmaMap { flags, offset: 0, address, size };
     let region = Region::new(&map, None, &Files::default()).unwrap();
-    Counted::new(Entry::new(Arc::new(region)))
+    Slot::new(Arc::new(region))
 }
 
-fn addresses<'a>(regions: impl Iterator<Item = &'a Counted<Entry>>) -> Vec<u64> {
+fn addresses<'a>(regions: impl Iterator<Item = &'a Slot>) -> Vec<u64> {
     regions.map(|region| region.address).collect()
 }
 
