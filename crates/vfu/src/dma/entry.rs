@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{Backing, Direction, Region};
-use crate::sync::Counted;
 
 /// What the table and leases hold, and nobody else. The last of them tells the region that it is unused.
 #[derive(Debug)]
@@ -17,65 +16,63 @@ impl Drop for Entry {
     }
 }
 
-/// An entry's place in the table, with what a lookup wants to know of the region: it looks no further.
-#[derive(Clone, Debug)]
-#[repr(align(32))]
-pub(super) struct Slot {
+/// What a look for direct memory wants to know of a region: two words, four of which fill a line of the
+/// cache.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key {
     /// First address, in bytes.
     pub(super) address: u64,
-    /// Length in bytes, as the region's.
-    pub(super) size: u64,
-    pub(super) entry: Counted<Entry>,
-    readable: bool,
-    writable: bool,
-    /// It is mapped into this process.
-    pub(super) mapped: bool,
-    /// Who touches it does not wait for others; only then it is mapped.
-    pub(super) prompt: bool,
+    /// The length in bytes, behind what may be done; 0 if it is not mapped into this process.
+    direct: u64,
 }
 
-impl Slot {
-    pub(super) fn new(region: Arc<Region>) -> Slot {
-        Slot {
-            address: region.address,
-            size: region.size,
-            readable: region.readable,
-            writable: region.writable,
-            mapped: matches!(region.backing, Backing::Mapped(..)),
-            prompt: matches!(&region.backing, Backing::Mapped(_, file) if file.is_prompt()),
-            entry: Counted::new(Entry { region }),
-        }
-    }
+/// What may be done with direct memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need(u64);
 
-    pub(super) fn region(&self) -> &Arc<Region> {
-        &self.entry.region
-    }
+/// Bits that a length stands behind.
+const BITS: u32 = 3;
 
+impl Need {
+    /// To touch it, in a direction, as long as that may take.
     #[inline]
-    pub(super) fn allows(&self, direction: Direction) -> bool {
+    pub(super) fn direct(direction: Direction) -> Need {
         match direction {
-            Direction::Read => self.readable,
-            Direction::Write => self.writable,
+            Direction::Read => Need(1),
+            Direction::Write => Need(2),
         }
     }
 
-    /// Where `address` is, in bytes from the start, if it lies in the region.
+    /// To touch it, and wait for nobody else.
     #[inline]
-    pub(super) fn offset(&self, address: u64) -> Option<u64> {
-        let offset = address.wrapping_sub(self.address);
-        (offset < self.size).then_some(offset)
+    pub(super) fn prompt(direction: Direction) -> Need {
+        Need(Need::direct(direction).0 | 4)
+    }
+}
+
+impl Key {
+    /// That of no region: behind those of all.
+    pub(super) const NONE: Key = Key { address: u64::MAX, direct: 0 };
+
+    pub(super) fn new(region: &Region) -> Key {
+        let bit = |is: bool, need: Need| if is { need.0 } else { 0 };
+        let direct = match &region.backing {
+            // Longer than all of this process' addresses it can't be.
+            Backing::Mapped(_, file) if region.size <= u64::MAX >> BITS => {
+                region.size << BITS
+                    | bit(region.readable, Need::direct(Direction::Read))
+                    | bit(region.writable, Need::direct(Direction::Write))
+                    | bit(file.is_prompt(), Need(4))
+            }
+            _ => 0,
+        };
+        Key { address: region.address, direct }
     }
 
-    /// Whether these bytes lie in the region, and may be moved.
+    /// Whether these bytes lie in the region, and all that may be done with them directly.
     #[inline]
-    pub(super) fn holds(&self, address: u64, len: u64, direction: Direction) -> bool {
-        let offset = self.offset(address);
-        offset.is_some_and(|offset| len <= self.size - offset) && self.allows(direction)
-    }
-
-    /// The last address.
-    #[inline]
-    pub(super) fn last(&self) -> u64 {
-        self.address + (self.size - 1)
+    pub(super) fn holds(&self, address: u64, len: u64, need: Need) -> bool {
+        let (offset, size) = (address.wrapping_sub(self.address), self.direct >> BITS);
+        self.direct & need.0 == need.0 && offset < size && len <= size - offset
     }
 }

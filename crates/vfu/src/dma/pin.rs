@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 
-use super::entry::{Entry, Slot};
-use super::index::Index;
+use super::entry::{Entry, Need};
+use super::index::{Found, Index};
 use super::span::Span;
 use super::table::find;
 use super::{Direction, Dma, DmaError};
 use crate::shared::Shared;
+use crate::sync::Counted;
 
 /// The peer's mappings while they are pinned: see [`Dma::pin`].
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub struct Pinned<'a> {
     shared: &'a Shared,
     index: &'a Index,
     /// Where the last slice was.
-    last: Cell<Option<&'a Slot>>,
+    last: Cell<Option<Found<'a>>>,
 }
 
 /// A piece of the peer's memory, for as long as the mappings are pinned.
@@ -23,7 +24,7 @@ pub struct Pinned<'a> {
 /// The memory is the peer's, too: it may change at any moment, so it is reached by copies only. An
 /// aligned access of 1, 2, 4 or 8 bytes is one load or store.
 #[derive(Debug)]
-pub struct Slice<'a>(Span<&'a Entry>);
+pub struct Slice<'a>(Span<&'a Counted<Entry>>);
 
 impl Dma {
     /// Calls `f`, and leaves all mappings as they are until it returns. In `f`
@@ -71,21 +72,23 @@ impl<'a> Pinned<'a> {
         len: u64,
         direction: Direction,
     ) -> Result<Slice<'a>, DmaError> {
-        let last = self.last.get().filter(|slot| slot.holds(address, len, direction));
-        match last.or_else(|| self.search(address, len, direction)) {
-            Some(slot) => {
-                let (held, offset) = (&*slot.entry, address - slot.address);
-                Ok(Slice(Span { held, offset, len }))
+        let need = Need::prompt(direction);
+        let last = || self.last.get().filter(|last| last.key.holds(address, len, need));
+        let found = last().or_else(|| {
+            self.search(address);
+            last()
+        });
+        match found {
+            Some(Found { key, entry }) => {
+                Ok(Slice(Span { held: entry, offset: address - key.address, len }))
             }
             None => Err(self.why(address, direction)),
         }
     }
 
-    fn search(&self, address: u64, len: u64, direction: Direction) -> Option<&'a Slot> {
-        let slot = self.index.floor(address);
-        let slot = slot.filter(|slot| slot.prompt && slot.holds(address, len, direction))?;
-        self.last.set(Some(slot));
-        Some(slot)
+    #[inline(never)]
+    fn search(&self, address: u64) {
+        self.last.set(self.index.floor(address));
     }
 
     /// Why there is no slice.

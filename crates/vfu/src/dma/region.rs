@@ -130,6 +130,11 @@ impl Region {
         self.address + (self.size - 1)
     }
 
+    /// Whether `address` lies in it.
+    pub(super) fn has(&self, address: u64) -> bool {
+        address.wrapping_sub(self.address) < self.size
+    }
+
     pub(super) fn allows(&self, direction: Direction) -> bool {
         match direction {
             Direction::Read => self.readable,

@@ -1,9 +1,10 @@
 //! A piece of direct memory, whatever it is that keeps the mapping.
 
-use std::ops::Deref;
+use std::borrow::Borrow;
 
 use super::entry::Entry;
-use super::{Direction, DmaError, file_error};
+use super::{Direction, DmaError, Region, file_error};
+use crate::sync::Counted;
 
 /// Bytes of one mapping, which stays as long as `held` does.
 #[derive(Debug)]
@@ -14,9 +15,13 @@ pub(super) struct Span<H> {
     pub(super) len: u64,
 }
 
-impl<H: Deref<Target = Entry>> Span<H> {
+impl<H: Borrow<Counted<Entry>>> Span<H> {
+    fn region(&self) -> &Region {
+        &self.held.borrow().region
+    }
+
     pub(super) fn address(&self) -> u64 {
-        self.held.region.address + self.offset
+        self.region().address + self.offset
     }
 
     /// Copies from `at` bytes behind the start.
@@ -25,7 +30,7 @@ impl<H: Deref<Target = Entry>> Span<H> {
         if to.is_empty() {
             return Ok(()); // perhaps at the end of all addresses, and of the file
         }
-        self.held.region.read_direct(offset, to).map_err(|e| file_error(self.address() + at, e))
+        self.region().read_direct(offset, to).map_err(|e| file_error(self.address() + at, e))
     }
 
     /// Copies to `at` bytes behind the start.
@@ -34,7 +39,7 @@ impl<H: Deref<Target = Entry>> Span<H> {
         if from.is_empty() {
             return Ok(());
         }
-        self.held.region.write_direct(offset, from).map_err(|e| file_error(self.address() + at, e))
+        self.region().write_direct(offset, from).map_err(|e| file_error(self.address() + at, e))
     }
 
     /// Where in the mapping the bytes are, if they are in the piece and may be moved.
@@ -43,7 +48,7 @@ impl<H: Deref<Target = Entry>> Span<H> {
         if at.checked_add(len as u64).is_none_or(|end| end > self.len) {
             return Err(DmaError::NotMapped { address });
         }
-        if !self.held.region.allows(direction) {
+        if !self.region().allows(direction) {
             return Err(DmaError::Permission { address, direction });
         }
         Ok(self.offset + at)

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::entry::Need;
+use super::index::Found;
 use super::message::{Pause, Pipeline};
 use super::table::Lease;
 use super::{Backing, Direction, DmaError, Region, file_error};
@@ -63,9 +65,11 @@ pub(crate) fn copy_at_once(shared: &Shared, address: u64, mut buffer: Buffer<'_>
         return false;
     }
     shared.table.pin(|index| {
-        let slot = index.floor(address).filter(|slot| slot.prompt);
-        let slot = slot.filter(|slot| slot.holds(address, len as u64, buffer.direction()));
-        slot.is_some_and(|slot| buffer.copy(0..len, slot.region(), address - slot.address).is_ok())
+        let need = Need::prompt(buffer.direction());
+        let found = index.floor(address).filter(|f| f.key.holds(address, len as u64, need));
+        found.is_some_and(|Found { key, entry }| {
+            buffer.copy(0..len, &entry.region, address - key.address).is_ok()
+        })
     })
 }
 

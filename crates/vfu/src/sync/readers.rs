@@ -72,7 +72,7 @@ pub(super) fn reading<T>(what: usize, f: impl FnOnce() -> T) -> T {
 
 /// Whether this thread reads anything.
 pub(crate) fn is_reading() -> bool {
-    MINE.try_with(|mine| mine.0.is_odd()) == Ok(true)
+    MINE.try_with(|mine| mine.0.is_odd()).is_ok_and(|is_odd| is_odd)
 }
 
 /// Whether this thread reads `what`.

@@ -70,7 +70,9 @@ fn what_was_taken_out_is_not_seen() {
 #[test]
 fn who_reads_two_meets_no_change() {
     for at_once in [false, true] {
-        loom::model(move || {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
             let [one, other] = [0, 0].map(|_| Arc::new(LeftRight::new(0, 0)));
             let (first, second) = (one.clone(), other.clone());
             let reader = thread::spawn(move || {
