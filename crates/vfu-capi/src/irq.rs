@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vfu::raw::Event;
+use vfu::raw::{Distrust, Event};
 use vfu::wire::{IrqAction, IrqData, SetIrqs};
 
 use crate::ctx::{Context, context, lock};
@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub(crate) function_mask: bool,
     /// The MSI-X table, if the library answers for it.
     pub(crate) table: Table,
+    /// Of the eventfds of this session.
+    distrust: Distrust,
 }
 
 #[derive(Default)]
@@ -136,6 +138,7 @@ impl Irqs {
         }
         state.look();
         state.table = Table::default();
+        state.distrust = Distrust::default();
     }
 
     /// A reset: nothing is kept any more.
@@ -168,7 +171,8 @@ impl Irqs {
                 state.vectors[index][start..end].iter_mut().for_each(|vector| vector.event = None);
             }
             (IrqAction::Trigger, IrqData::EventFd) => {
-                let events = fds.into_iter().map(Event::new).collect::<Result<Vec<_>, _>>();
+                let event = |fd| Event::new(fd, &state.distrust);
+                let events = fds.into_iter().map(event).collect::<Result<Vec<_>, _>>();
                 let events = events.map_err(vfu::wire::Errno::raw)?;
                 for (vector, event) in state.vectors[index][start..end].iter_mut().zip(events) {
                     vector.event = Some(event);

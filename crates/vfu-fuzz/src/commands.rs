@@ -5,13 +5,17 @@ use vfu_proto::wire::Command;
 
 use crate::descriptors::Descriptor;
 use crate::generate::Area;
-use crate::script::{Data, Message};
+use crate::script::{Data, Message, Step};
 use crate::survey::Survey;
 use crate::values::{interesting, one_in};
 
 /// Where memory is mapped: a few places, so that maps meet each other.
 const PLACES: u64 = 8;
 const PLACE: u64 = 0x1000;
+
+/// Memory without a descriptor, which a device reaches by messages, begins at 0 and has this size.
+/// Most addresses that a register takes are in it.
+const WINDOW: u64 = 1 << 28;
 
 const GET: u64 = 1 << 16;
 const SET: u64 = 1 << 17;
@@ -112,6 +116,12 @@ impl<'a> Commands<'a> {
         unmap
     }
 
+    /// Maps much memory of which the server gets no descriptor.
+    pub(crate) fn window(&mut self) -> Message {
+        self.maps.push((0, WINDOW));
+        self.command(Command::DmaMap, &[32, 3, 0, 0, WINDOW])
+    }
+
     fn mapped(&mut self) -> (u64, u64) {
         self.rng.choice(&self.maps).copied().unwrap_or((0, PLACE))
     }
@@ -124,8 +134,13 @@ impl<'a> Commands<'a> {
     }
 
     fn region(&mut self) -> (u64, u64) {
-        let regions = self.survey.regions.iter().enumerate().filter(|(_, size)| **size > 0);
-        let region = self.rng.choice(regions.collect::<Vec<_>>());
+        self.region_but(None)
+    }
+
+    fn region_but(&mut self, not: Option<usize>) -> (u64, u64) {
+        let regions = self.survey.regions.iter().enumerate();
+        let some = regions.filter(|(index, size)| **size > 0 && Some(*index) != not);
+        let region = self.rng.choice(some.collect::<Vec<_>>());
         region.map_or((7, 256), |(index, size)| (index as u64, *size))
     }
 
@@ -157,6 +172,72 @@ impl<'a> Commands<'a> {
         message
     }
 
+    /// An address that a device may have been made for: a round one, or any that is mapped.
+    fn address(&mut self) -> u64 {
+        if one_in(self.rng, 4) {
+            let (address, size) = self.mapped();
+            return address + (self.rng.u64(0..size.max(1)) & !7);
+        }
+        1 << (2 * self.rng.u32(6..14))
+    }
+
+    /// Writes all that may be registers with addresses and sizes, and then, from the last to the
+    /// first, with a command: so that a device of which nothing is known moves memory.
+    pub(crate) fn search(&mut self) -> Vec<Message> {
+        // The registers of the device are not those of configuration space.
+        let (region, size) = self.region_but(Some(7));
+        let width = if one_in(self.rng, 3) { 4 } else { 8 };
+        let far = if one_in(self.rng, 4) { self.rng.u64(0..=size / 256) * 256 } else { 0 };
+        let end = size.min(far + 256);
+        let offsets: Vec<_> = (far..end).step_by(width).collect();
+        let command = self.rng.u64(1..4);
+        let mut found = Vec::new();
+        for offset in &offsets {
+            let value = match self.rng.u8(0..8) {
+                0..5 => self.address(),
+                _ => self.rng.u64(1..64) * 4,
+            };
+            found.push(self.write(region, *offset, width, value));
+        }
+        for offset in offsets.iter().rev() {
+            found.push(self.write(region, *offset, width, command));
+            if one_in(self.rng, 4) {
+                found.push(self.command(Command::RegionRead, &[*offset, region, width as u64]));
+            }
+        }
+        found
+    }
+
+    /// Has the device reach memory as it was seen to do, or nearly so.
+    pub(crate) fn ring(&mut self) -> Vec<Step> {
+        let doorbell = self.rng.choice(&self.survey.doorbells).cloned().unwrap_or_default();
+        let mut steps = Vec::new();
+        for mut message in doorbell {
+            message.id = self.command(Command::DeviceReset, &[]).id;
+            if !message.data.is_empty() && one_in(self.rng, 5) {
+                let value = if self.rng.bool() { self.address() } else { self.value() };
+                let width = message.data.to_vec().len();
+                message.data = Data::bytes(value.to_le_bytes().get(..width).unwrap_or_default());
+            }
+            steps.push(Step::Send(Box::new(message)));
+        }
+        if !one_in(self.rng, 4) {
+            steps.push(Step::Listen);
+        }
+        steps
+    }
+
+    /// Whether there is anything to ring.
+    pub(crate) fn can_ring(&self) -> bool {
+        !self.survey.doorbells.is_empty()
+    }
+
+    fn write(&mut self, region: u64, offset: u64, width: usize, value: u64) -> Message {
+        let mut message = self.command(Command::RegionWrite, &[offset, region, width as u64]);
+        message.data = Data::bytes(value.to_le_bytes().get(..width).unwrap_or_default());
+        message
+    }
+
     /// Writes of registers that are neighbours, as a driver makes them to start something.
     pub(crate) fn sweep(&mut self) -> Vec<Message> {
         let (region, size) = self.region();
@@ -166,8 +247,6 @@ impl<'a> Commands<'a> {
         let first = self.rng.u64(0..within.max(1));
         let count = self.rng.u64(2..9).min(slots.saturating_sub(first));
         let mut write = |at: u64| {
-            let fields = [(first + at) * width, region, width];
-            let mut message = self.command(Command::RegionWrite, &fields);
             // Most registers take addresses and lengths; the last one says what to do.
             let value = match self.rng.u8(0..4) {
                 _ if at + 1 == count => self.rng.u64(1..5),
@@ -175,9 +254,7 @@ impl<'a> Commands<'a> {
                 2 => self.rng.u64(1..64) * 4,
                 _ => self.value(),
             };
-            let value = value.to_le_bytes();
-            message.data = Data::bytes(value.get(..width as usize).unwrap_or_default());
-            message
+            self.write(region, (first + at) * width, width as usize, value)
         };
         (0..count).map(&mut write).collect()
     }

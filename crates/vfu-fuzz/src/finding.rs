@@ -33,7 +33,7 @@ macro_rules! kinds {
 kinds! {
     /// nobody accepts connections any more
     Dead = "dead";
-    /// a new connection is not served in time
+    /// a new connection is not served, or not in time
     Hung = "hung";
     /// a command on a connection that was kept open got no reply in time
     Unanswered = "unanswered";
@@ -112,6 +112,11 @@ impl Finding {
             Kind::Closed | Kind::Unanswered | Kind::Malformed => (self.kind, None),
             _ => (self.kind, self.command),
         }
+    }
+
+    /// Whether the server holds more than it did.
+    pub(crate) fn is_growth(&self) -> bool {
+        matches!(self.kind, Kind::DescriptorLeak | Kind::MappingLeak | Kind::Memory)
     }
 
     /// Whether the server serves nobody any more.

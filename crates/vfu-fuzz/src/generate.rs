@@ -86,7 +86,8 @@ pub fn case(seed: u64, case: u64, areas: &[Area], survey: &Survey) -> Script {
 
 fn connection(rng: &mut Rng, area: Area, survey: &Survey) -> Connection {
     let mut steps = vec![];
-    let json = if one_in(rng, 3) { JSON_TWIN } else { JSON };
+    let with_twin = if area == Area::Dma { rng.bool() } else { one_in(rng, 3) };
+    let json = if with_twin { JSON_TWIN } else { JSON };
     let mut first = version(json);
     if area == Area::Version {
         mutate_version(rng, &mut first);
@@ -97,11 +98,19 @@ fn connection(rng: &mut Rng, area: Area, survey: &Survey) -> Connection {
     }
     let count = rng.usize(0..12);
     let mut commands = Commands::new(rng, survey);
-    if commands.rng.bool() {
+    // Where messages to memory go on while something else happens.
+    let reaches = matches!(area, Area::Dma | Area::Migration | Area::Life);
+    let window = reaches && commands.rng.bool();
+    if window || commands.rng.bool() {
         steps.push(send(commands.bus_master()));
     }
+    if window {
+        steps.push(send(commands.window()));
+    }
     for _ in 0..count {
-        if area == Area::Dma && one_in(commands.rng, 4) {
+        if reaches && commands.can_ring() && one_in(commands.rng, 3) {
+            steps.extend(commands.ring());
+        } else if area == Area::Dma && one_in(commands.rng, 4) {
             steps.extend(commands.sweep().into_iter().map(send));
         }
         let mut message = commands.any(area);
@@ -122,8 +131,10 @@ fn connection(rng: &mut Rng, area: Area, survey: &Survey) -> Connection {
     if area == Area::Life {
         cut_short(rng, &mut steps);
     }
-    let dma = if area == Area::Dma && one_in(rng, 3) { answer(rng) } else { DmaAnswer::Serve };
-    Connection { dma, late: one_in(rng, 10), steps }
+    let hostile = reaches && rng.bool();
+    let dma = if hostile { answer(rng) } else { DmaAnswer::Serve };
+    let dma_after = if hostile && one_in(rng, 4) { rng.u32(1..4) } else { 0 };
+    Connection { dma, dma_after, late: one_in(rng, 10), steps }
 }
 
 /// An answer other than the right one. To wait for one that never comes takes long, so it is rare.
@@ -149,11 +160,19 @@ fn send(message: Message) -> Step {
 
 #[cfg(test)]
 mod tests {
+    use vfu_proto::wire::Command;
+
     use super::*;
 
     #[test]
     fn cases_depend_on_nothing_but_the_seed() {
-        let survey = Survey { regions: vec![4096; 9], irqs: vec![1; 5], ..Survey::default() };
+        let doorbell = Message::new(Command::RegionWrite, 1, &[0, 0, 4]);
+        let survey = Survey {
+            regions: vec![4096; 9],
+            irqs: vec![1; 5],
+            doorbells: vec![vec![doorbell]],
+            ..Survey::default()
+        };
         let all: Vec<_> = Area::ALL.iter().map(|(area, _)| *area).collect();
         for number in 0..2000 {
             let script = case(7, number, &all, &survey);

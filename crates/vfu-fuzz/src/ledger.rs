@@ -179,9 +179,16 @@ impl Ledger {
         let (id, command, name) = (header.id, header.command, layout::name(header.command));
         let found = |kind, text: String| Err(Finding::new(kind, Some(command), text));
         let is_it = |owed: &Owed| (owed.header.id, owed.header.command) == (id, command);
-        // What may stay without an answer does not take that of what must have one.
-        let must = self.owed.iter().position(|owed| owed.must && is_it(owed));
-        let at = must.or_else(|| self.owed.iter().position(is_it));
+        let len = message.payload.len() as u64;
+        let fits = |owed: &Owed| match owed.asked {
+            Asked { possible, .. } if header.is_error() => !possible,
+            Asked { least, most, possible, .. } => possible && (least..=most).contains(&len),
+        };
+        // Ids may be used twice. What may stay without an answer does not take that of what must
+        // have one, nor does a command that the answer does not fit.
+        let find = |is: &dyn Fn(&Owed) -> bool| self.owed.iter().position(|o| is_it(o) && is(o));
+        let at = find(&|owed| owed.must && fits(owed));
+        let at = at.or_else(|| find(&|owed| owed.must)).or_else(|| find(&|_| true));
         let Some(owed) = at.and_then(|at| self.owed.remove(at)) else {
             if self.silent.contains(&(id, command)) {
                 return found(Kind::AnsweredNoReply, format!("a reply to {name} with NO_REPLY"));
@@ -190,7 +197,6 @@ impl Ledger {
             let text = format!("a reply to command {name} with id {id}, which nobody sent");
             return Err(Finding::new(Kind::Unasked, None, text));
         };
-        let len = message.payload.len() as u64;
         let Asked { least, most, fds, possible } = owed.asked;
         let fd_count = message.fds.len();
         if fd_count > 0 && (!fds || header.is_error()) {
@@ -339,6 +345,21 @@ mod tests {
         assert_eq!(ledger.unanswered(), None);
         ledger.received(&reply(Command::DeviceReset, 4, 0)).unwrap();
         assert_eq!(kind(ledger.received(&reply(Command::DeviceReset, 4, 0))), Kind::Unasked);
+    }
+
+    #[test]
+    fn a_reply_belongs_to_the_command_that_it_fits() {
+        let mut ledger = begun();
+        let write = Message::new(Command::RegionWrite, 5, &[0, 7, 4]);
+        ledger.sent(&write.bytes());
+        ledger.sent(&Message { cut: Some(15), ..write }.bytes());
+        // What is refused at once overtakes what takes long, and has the same id.
+        let Incoming { header, .. } = reply(Command::RegionWrite, 5, 0);
+        let refused = header.error_reply(vfu_proto::wire::Errno::EINVAL);
+        let refused = Incoming { header: refused, payload: Vec::new(), fds: Vec::new() };
+        ledger.received(&refused).unwrap();
+        ledger.received(&reply(Command::RegionWrite, 5, 16)).unwrap();
+        assert_eq!(ledger.unanswered(), None);
     }
 
     #[test]

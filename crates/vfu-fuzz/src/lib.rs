@@ -29,6 +29,7 @@ mod mutate;
 mod restart;
 mod run;
 mod script;
+mod search;
 mod server;
 mod session;
 mod stats;

@@ -119,6 +119,9 @@ fn simpler_connections(connection: &Connection) -> Vec<Connection> {
     if connection.late {
         simpler.push(Connection { late: false, ..connection.clone() });
     }
+    if connection.dma_after > 0 {
+        simpler.push(Connection { dma_after: 0, ..connection.clone() });
+    }
     if connection.dma != DmaAnswer::default() {
         simpler.push(Connection { dma: DmaAnswer::default(), ..connection.clone() });
     }
@@ -192,7 +195,7 @@ mod tests {
         let steps = script.connections.iter().flat_map(|connection| &connection.steps);
         steps.filter_map(|step| match step {
             Step::Send(message) => Some(&**message),
-            Step::Wait => None,
+            Step::Wait | Step::Listen => None,
         })
     }
 
@@ -229,7 +232,7 @@ mod tests {
                             .iter()
                             .map(|s| match s {
                                 Step::Send(m) => m.fields[4],
-                                Step::Wait => 0,
+                                Step::Wait | Step::Listen => 0,
                             })
                             .sum::<u64>()
                     )

@@ -1,15 +1,20 @@
 //! A run while it lasts: plays, judges, minimises, and keeps the server alive.
 
+mod growth;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use vfu_proto::wire::Command;
+
 use crate::campaign::{Ended, Event, Found, FuzzError, Options, Report, Shape, Target};
 use crate::finding::{Finding, Kind};
-use crate::generate::case;
-use crate::minimise::{Outcome, minimise};
+use crate::generate::{Area, case};
+use crate::minimise::{Outcome, fewer, minimise};
 use crate::restart::{Program, crashed, describe};
 use crate::script::{Connection, Script, Step};
+use crate::search;
 use crate::session::{Peer, play};
 use crate::stats::Stats;
 use crate::survey::{JSON, Survey, survey, version};
@@ -21,14 +26,14 @@ const LOOK_EVERY: u64 = 64;
 /// How many cases are kept, for what one of them alone does not do again.
 const KEPT: usize = LOOK_EVERY as usize;
 
-/// So many more descriptors or mappings than at first are no accident.
-const LEAK: u64 = 16;
-
-/// How often a script is played to see whether it leaks: as often as it must show.
-const LEAK_ROUNDS: u64 = 16;
-
 /// How often something that can't be repeated is tried to be.
 const REPEATS: u64 = 8;
+
+/// So many cases at first look for what makes the device reach memory, an eighth at most of all.
+const SEARCHES: u64 = 400;
+
+/// So many ways to reach memory are enough.
+const DOORBELLS: usize = 8;
 
 /// How long a process may take from closing its first socket to its end.
 const DYING: Duration = Duration::from_secs(1);
@@ -87,7 +92,7 @@ impl<'a> Run<'a> {
     }
 
     fn take_baseline(&mut self) {
-        self.baseline = self.process.as_ref().ok().and_then(Watch::usage_with_client);
+        self.baseline = self.look();
     }
 
     /// Plays one script, once, and then as often as it takes to see whether it leaks.
@@ -96,9 +101,11 @@ impl<'a> Run<'a> {
         let found = self.once(script);
         self.stats.cases = 1;
         let mut ended = self.handle(found, None);
-        if ended.is_none() && self.baseline.is_some() {
-            let leaks = self.leaks(script);
-            ended = self.handle(leaks, None);
+        for look in [Run::leaks, Run::hoards] {
+            if ended.is_none() && self.baseline.is_some() {
+                let found = look(self, script);
+                ended = self.handle(found, None);
+            }
         }
         ended.unwrap_or(Ended::Done)
     }
@@ -112,13 +119,21 @@ impl<'a> Run<'a> {
             if self.stop.load(Ordering::Relaxed) {
                 return Ended::Stopped;
             }
-            let script = case(self.options.seed, number, &self.options.areas, &self.survey);
+            let searches = self.searches(number);
+            let script = match searches {
+                true => search::search(self.options.seed, number, &self.survey),
+                false => case(self.options.seed, number, &self.options.areas, &self.survey),
+            };
             if self.recent.len() == KEPT {
                 self.recent.pop_front();
             }
             self.recent.push_back(script.clone());
+            let dma = self.stats.dma;
             let found = self.once(&script);
             self.stats.cases += 1;
+            if searches && self.stats.dma > dma && found.is_empty() {
+                self.learn(&script);
+            }
             if let Some(ended) = self.handle(found, Some(number)) {
                 return ended;
             }
@@ -131,6 +146,32 @@ impl<'a> Run<'a> {
             (self.show)(Event::Progress(&self.stats));
         }
         Ended::Done
+    }
+
+    /// Whether this case is a search.
+    fn searches(&self, number: u64) -> bool {
+        let eighth = self.options.cases.map_or(SEARCHES, |cases| cases / 8);
+        // A device may be slow.
+        let in_time = self.options.time.is_none_or(|time| self.began.elapsed() < time / 8);
+        let wanted = self.options.areas.contains(&Area::Dma) && in_time;
+        wanted && number < SEARCHES.min(eighth) && self.survey.doorbells.len() < DOORBELLS
+    }
+
+    /// Which accesses of a search made the device reach memory.
+    fn learn(&mut self, search: &Script) {
+        let mut stats = Stats::default();
+        let accesses = fewer(search::accesses(search), &mut |accesses| {
+            let dma = stats.dma;
+            let found = self.quiet(&search::with(accesses), &mut stats);
+            // One that has died of it will be found so by the next case.
+            found.is_empty().then_some(stats.dma > dma)
+        });
+        let Some(accesses) = accesses else { return };
+        let doorbells = &mut self.survey.doorbells;
+        if !doorbells.iter().any(|known| search::alike(known, &accesses)) {
+            doorbells.push(accesses);
+            self.stats.doorbells += 1;
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -165,28 +206,35 @@ impl<'a> Run<'a> {
                 break;
             }
         }
+        let is_closed = |finding: &Finding| finding.kind == Kind::Closed;
+        let mut turned_away = false;
         if !found.iter().any(Finding::is_fatal) {
-            let good = good_connection();
             let mut probed = Vec::new();
             // One that is just ending may take a connection with it.
             for _ in 0..5 {
-                probed = play(peer, &good, &mut Stats::default());
-                if !probed.iter().any(|finding| finding.kind == Kind::Closed) {
+                probed = probe(peer);
+                turned_away = probed.iter().any(is_closed);
+                if !turned_away {
                     break;
                 }
+                // The end of a listener has no event.
+                std::thread::sleep(Duration::from_millis(5));
             }
             found.extend(probed);
         }
         // The sockets of one that dies are closed one after the other.
-        let closed = found.iter().any(|finding| finding.kind == Kind::Closed);
-        if closed && self.has_ended(DYING) {
+        if found.iter().any(is_closed) && self.has_ended(DYING) {
             found.push(Finding::new(Kind::Dead, None, "the server's process is no more"));
+        } else if turned_away {
+            let text = "new connections are closed, whatever they say";
+            found.push(Finding::new(Kind::Hung, None, text));
         }
         let dead = found.iter().position(|finding| finding.kind == Kind::Dead);
         if let (Some(at), Some(program)) = (dead, &mut self.target.program) {
             if let Some(status) = program.wait(Duration::from_secs(2)) {
                 if self.options.may_exit && !crashed(status) {
-                    return Vec::new();
+                    found.retain(|finding| !matches!(finding.kind, Kind::Dead | Kind::Closed));
+                    return found;
                 }
                 if let Some(finding) = found.get_mut(at) {
                     finding.text = format!("{}; it ended with {}", finding.text, describe(status));
@@ -212,54 +260,6 @@ impl<'a> Run<'a> {
                 Some(_) => std::thread::sleep(Duration::from_millis(5)),
             }
         }
-    }
-
-    /// What the server holds more than at first.
-    fn grown(&mut self) -> Vec<Finding> {
-        let usage = self.process.as_ref().ok().and_then(Watch::usage_with_client);
-        let (Some(usage), Some(baseline)) = (usage, self.baseline) else { return Vec::new() };
-        self.last = Some(usage);
-        let mut found = Vec::new();
-        let mut more = |kind, what: &str, now: u64, then: u64, limit: u64, unit: &str| {
-            if now > then + limit {
-                let text = format!("{what} of the server: {now}{unit}, and {then}{unit} before");
-                found.push(Finding::new(kind, None, text));
-            }
-        };
-        let (now, then) = (usage, baseline);
-        more(Kind::DescriptorLeak, "descriptors", now.descriptors, then.descriptors, LEAK, "");
-        more(Kind::MappingLeak, "mappings", now.mappings, then.mappings, 4 * LEAK, "");
-        let limit = self.options.memory_kib;
-        more(Kind::Memory, "memory", now.memory_kib, then.memory_kib, limit, " KiB");
-        if !found.is_empty() {
-            self.baseline = Some(usage);
-        }
-        found.retain(|finding| !self.options.ignore.contains(&finding.kind));
-        found
-    }
-
-    /// Whether a script leaves something in the server each time.
-    fn leaks(&mut self, script: &Script) -> Vec<Finding> {
-        let Ok(watch) = self.process.clone() else { return Vec::new() };
-        let Some(before) = watch.usage_with_client() else { return Vec::new() };
-        for _ in 0..LEAK_ROUNDS {
-            let found = self.quiet(script, &mut Stats::default());
-            if found.iter().any(Finding::is_fatal) {
-                return found;
-            }
-        }
-        let Some(after) = watch.usage_with_client() else { return Vec::new() };
-        let mut found = Vec::new();
-        let mut more = |kind, what: &str, now: u64, then: u64| {
-            if now >= then + LEAK_ROUNDS {
-                let more = now - then;
-                let text = format!("{more} {what} more after {LEAK_ROUNDS} times");
-                found.push(Finding::new(kind, None, text));
-            }
-        };
-        more(Kind::DescriptorLeak, "descriptors", after.descriptors, before.descriptors);
-        more(Kind::MappingLeak, "mappings", after.mappings, before.mappings);
-        found
     }
 
     /// Counts what is known, minimises what is new. Gives the end of the run, if this is it.
@@ -311,7 +311,7 @@ impl<'a> Run<'a> {
         }
         let (path, timeout) = (self.target.path.as_path(), self.options.timeout);
         let peer = Peer { path, timeout, survey: &self.survey };
-        play(peer, &good_connection(), &mut Stats::default()).is_empty()
+        probe(peer).is_empty()
     }
 
     /// Makes what was found as small as can be.
@@ -325,9 +325,11 @@ impl<'a> Run<'a> {
             last_words,
             finding,
         };
-        if found.finding.kind == Kind::Memory || self.options.minimise.is_zero() {
-            if let (Some(last), false) = (self.recent.back(), found.finding.kind == Kind::Memory) {
-                found.script = last.clone();
+        let last = self.recent.back().cloned().unwrap_or_default();
+        let grows = found.finding.is_growth();
+        if self.options.minimise.is_zero() {
+            if !grows {
+                found.script = last;
             }
             return found;
         }
@@ -336,9 +338,14 @@ impl<'a> Run<'a> {
         }
         let deadline = Instant::now() + self.options.minimise;
         let key = found.finding.key();
-        let last = self.recent.back().cloned().unwrap_or_default();
         found.shape = Shape::NotAgain;
-        for mut candidate in [last.clone(), last.clone(), last, found.script.clone()] {
+        let mut candidates = match grows {
+            // Any of them can have done it.
+            true => self.recent.iter().rev().cloned().collect(),
+            false => vec![last.clone(), last.clone(), last],
+        };
+        candidates.push(found.script.clone());
+        for mut candidate in candidates {
             if self.does(&candidate, key, deadline) != Some(true) {
                 continue;
             }
@@ -353,6 +360,9 @@ impl<'a> Run<'a> {
             };
             found.script = candidate;
             break;
+        }
+        if grows {
+            self.take_baseline();
         }
         found
     }
@@ -370,6 +380,7 @@ impl<'a> Run<'a> {
         let mut stats = Stats::default();
         let mut found = match key.0 {
             Kind::DescriptorLeak | Kind::MappingLeak => self.leaks(script),
+            Kind::Memory => self.hoards(script),
             _ => self.quiet(script, &mut stats),
         };
         // One that is slow to die must not be taken for the work of the next script.
@@ -388,8 +399,7 @@ impl<'a> Run<'a> {
     pub(crate) fn report(mut self, ended: Ended) -> Report {
         let took = self.began.elapsed();
         if ended != Ended::ServerLost {
-            let last = self.process.as_ref().ok().and_then(Watch::usage_with_client);
-            self.last = last.or(self.last);
+            self.last = self.look().or(self.last);
         }
         if let Some(program) = &mut self.target.program {
             program.stop();
@@ -406,9 +416,16 @@ impl<'a> Run<'a> {
 }
 
 /// A connection in which nothing is wrong.
-fn good_connection() -> Connection {
+fn probe(peer: Peer<'_>) -> Vec<Finding> {
     let steps = vec![Step::Send(Box::new(version(JSON))), Step::Wait];
-    Connection { steps, ..Connection::default() }
+    let mut stats = Stats::default();
+    let mut found = play(peer, &Connection { steps, ..Connection::default() }, &mut stats);
+    if found.is_empty() && stats.answers == 0 {
+        // Others may be closed before the answer to VERSION, for what it says.
+        let text = "a connection is closed though its VERSION is well-formed";
+        found.push(Finding::new(Kind::Closed, Some(Command::Version.as_u16()), text));
+    }
+    found
 }
 
 fn joined(scripts: &VecDeque<Script>) -> Script {

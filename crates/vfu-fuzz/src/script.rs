@@ -17,6 +17,8 @@ pub struct Script {
 pub struct Connection {
     /// How the server's DMA commands are answered.
     pub dma: DmaAnswer,
+    /// So many of them are served as asked before that.
+    pub dma_after: u32,
     /// Whether replies are read only once the server takes no more.
     pub late: bool,
     /// What is done.
@@ -30,6 +32,8 @@ pub enum Step {
     Send(Box<Message>),
     /// Waits until all commands so far are answered.
     Wait,
+    /// Waits until the server has sent a command of its own, or for a moment.
+    Listen,
 }
 
 /// A message that need not make sense.
@@ -89,6 +93,8 @@ pub enum DmaAnswer {
     Refuse,
     /// Not at all.
     Never,
+    /// As asked, but only when nothing else comes any more, and the last one first.
+    Late,
     /// With less data than asked, and a count that says so.
     Less,
     /// With more data than asked.
@@ -97,10 +103,16 @@ pub enum DmaAnswer {
     Bare,
     /// With a count that the data does not have.
     Lie,
+    /// With another address.
+    WrongAddress,
     /// With an id that nobody used.
     WrongId,
     /// With the number of another command.
     WrongCommand,
+    /// On the other socket, if there are two.
+    WrongSocket,
+    /// As a command.
+    Command,
     /// Twice.
     Twice,
     /// With an error, and a payload all the same.
@@ -111,30 +123,38 @@ pub enum DmaAnswer {
     Single,
     /// With descriptors that nobody asked for.
     WithFds,
+    /// Half of it, and then the connection ends.
+    Half,
 }
 
 impl DmaAnswer {
     /// All of them, with the names that scripts use.
-    pub const ALL: [(DmaAnswer, &'static str); 14] = [
+    pub const ALL: [(DmaAnswer, &'static str); 19] = [
         (DmaAnswer::Serve, "serve"),
         (DmaAnswer::Refuse, "refuse"),
         (DmaAnswer::Never, "never"),
+        (DmaAnswer::Late, "late"),
         (DmaAnswer::Less, "less"),
         (DmaAnswer::More, "more"),
         (DmaAnswer::Bare, "bare"),
         (DmaAnswer::Lie, "lie"),
+        (DmaAnswer::WrongAddress, "wrong-address"),
         (DmaAnswer::WrongId, "wrong-id"),
         (DmaAnswer::WrongCommand, "wrong-command"),
+        (DmaAnswer::WrongSocket, "wrong-socket"),
+        (DmaAnswer::Command, "command"),
         (DmaAnswer::Twice, "twice"),
         (DmaAnswer::ErrorWithData, "error-with-data"),
         (DmaAnswer::BadErrno, "bad-errno"),
         (DmaAnswer::Single, "single"),
         (DmaAnswer::WithFds, "with-fds"),
+        (DmaAnswer::Half, "half"),
     ];
 
     /// Whether a server has a reason to end the session because of it.
     pub(crate) fn is_fair(self) -> bool {
-        matches!(self, DmaAnswer::Serve | DmaAnswer::Refuse | DmaAnswer::Single)
+        use DmaAnswer::{Late, Refuse, Serve, Single};
+        matches!(self, Serve | Refuse | Single | Late)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::dma_answer;
 use crate::finding::{Finding, Kind};
 use crate::layout;
 use crate::ledger::Ledger;
-use crate::script::{Connection, Data, Message, Pieces, Step};
+use crate::script::{Connection, Data, DmaAnswer, Message, Pieces, Step};
 use crate::stats::Stats;
 use crate::survey::Survey;
 
@@ -21,6 +21,12 @@ const PADDING: usize = 2 << 20;
 
 /// The kernel sends no more descriptors with a message.
 const MOST_FDS: usize = 253;
+
+/// How long to listen for a command of the server.
+const LISTEN: Duration = Duration::from_millis(10);
+
+/// How long nothing must come before late answers are given.
+const LATE: Duration = Duration::from_millis(5);
 
 /// Where connections go, and for how long they wait.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +49,20 @@ struct Session<'a> {
     /// What has to stay open as long as the connection.
     keep: Vec<OwnedFd>,
     last_reply: Option<Incoming>,
+    /// DMA commands so far.
+    dma: u32,
+    /// One came since the last time that somebody listened.
+    heard: bool,
+    /// DMA commands that are answered late, and the socket that they came on.
+    held: Vec<(Socket, Incoming)>,
+    /// An answer was cut, and so is the connection.
+    cut: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Socket {
+    Main,
+    Twin,
 }
 
 /// The connection has come to its end, for a reason or for none.
@@ -70,6 +90,10 @@ pub(crate) fn play(peer: Peer<'_>, plan: &Connection, stats: &mut Stats) -> Vec<
         findings: Vec::new(),
         keep: Vec::new(),
         last_reply: None,
+        dma: 0,
+        heard: false,
+        held: Vec::new(),
+        cut: false,
     };
     let _ended = session.run();
     session.findings
@@ -85,6 +109,7 @@ impl Session<'_> {
             match step {
                 Step::Send(message) => self.send(message)?,
                 Step::Wait => self.wait_for_replies()?,
+                Step::Listen => self.listen()?,
             }
         }
         let missing = self.ledger.missing();
@@ -152,10 +177,7 @@ impl Session<'_> {
     fn pump_out(&mut self) -> Result<(), Ended> {
         let deadline = Instant::now() + self.peer.timeout;
         loop {
-            self.main.flush();
-            if let Some(twin) = &mut self.twin {
-                twin.flush();
-            }
+            self.flush();
             let stuck = self.main.has_unsent();
             if stuck || !self.plan.late {
                 self.take()?;
@@ -163,8 +185,41 @@ impl Session<'_> {
             if !stuck {
                 return Ok(());
             }
-            if !channel::wait(&self.channels(), deadline) {
+            if !self.wait(deadline) {
                 return self.overdue();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        self.main.flush();
+        if let Some(twin) = &mut self.twin {
+            twin.flush();
+        }
+    }
+
+    /// Waits until a socket can do something. If none does for a while, late answers are due.
+    /// False: not by `deadline`.
+    fn wait(&mut self, deadline: Instant) -> bool {
+        if self.held.is_empty() {
+            return channel::wait(&self.channels(), deadline);
+        }
+        if !channel::wait(&self.channels(), deadline.min(Instant::now() + LATE)) {
+            for (socket, command) in std::mem::take(&mut self.held).into_iter().rev() {
+                self.answer_by(DmaAnswer::Late, &command, socket);
+            }
+        }
+        true
+    }
+
+    /// Waits for a command of the server, for a moment.
+    fn listen(&mut self) -> Result<(), Ended> {
+        let until = Instant::now() + LISTEN;
+        loop {
+            self.flush();
+            self.take()?;
+            if std::mem::take(&mut self.heard) || !channel::wait(&self.channels(), until) {
+                return Ok(());
             }
         }
     }
@@ -178,10 +233,7 @@ impl Session<'_> {
         let mut deadline = Instant::now() + self.peer.timeout;
         let mut replies = self.stats.replies();
         loop {
-            self.main.flush();
-            if let Some(twin) = &mut self.twin {
-                twin.flush();
-            }
+            self.flush();
             self.take()?;
             if self.ledger.is_void() || self.ledger.unanswered().is_none() {
                 return Ok(());
@@ -191,7 +243,7 @@ impl Session<'_> {
                 deadline = Instant::now() + self.peer.timeout;
             }
             // Commands of the server may come without end: they do not count as a reply.
-            if Instant::now() >= deadline || !channel::wait(&self.channels(), deadline) {
+            if Instant::now() >= deadline || !self.wait(deadline) {
                 return self.overdue();
             }
         }
@@ -238,6 +290,9 @@ impl Session<'_> {
             }
         }
         self.take_twin();
+        if self.cut {
+            return Err(Ended);
+        }
         if self.main.is_closed() { self.closed() } else { Ok(()) }
     }
 
@@ -262,12 +317,7 @@ impl Session<'_> {
         let judged = self.ledger.received(&message);
         self.findings.extend(judged.err());
         if message.header.kind() == Some(MessageKind::Command) {
-            let answer = self.answer(&message);
-            for (bytes, fds) in answer {
-                self.put(bytes, fds);
-            }
-            self.main.flush();
-            return;
+            return self.answer(message, Socket::Main);
         }
         let is_version = message.header.command == Command::Version.as_u16();
         if is_version && self.ledger.is_accepted() && self.twin.is_none() {
@@ -278,32 +328,45 @@ impl Session<'_> {
 
     /// Takes what has come on the second socket: commands are answered, all else is ignored.
     fn take_twin(&mut self) {
-        let Some(mut twin) = self.twin.take() else { return };
-        twin.fill();
-        while let Next::Message(message) = twin.next() {
+        if let Some(twin) = &mut self.twin {
+            twin.fill();
+        }
+        while let Some(Next::Message(message)) = self.twin.as_mut().map(Channel::next) {
             self.stats.count(&message.header);
             if message.header.kind() == Some(MessageKind::Command) {
                 self.findings.extend(self.ledger.command(&message).err());
-                let answer = self.answer(&message);
-                answer.into_iter().for_each(|(bytes, fds)| twin.push(bytes, fds));
-                twin.flush();
+                self.answer(message, Socket::Twin);
             }
         }
-        self.twin = Some(twin);
     }
 
-    /// How a command of the server is answered here.
-    fn answer(&mut self, command: &Incoming) -> Vec<(Vec<u8>, Vec<OwnedFd>)> {
+    /// Answers a command of the server, now or later.
+    fn answer(&mut self, command: Incoming, socket: Socket) {
         self.stats.dma += 1;
-        if !self.plan.dma.is_fair() {
+        self.heard = true;
+        let how = if self.dma < self.plan.dma_after { DmaAnswer::Serve } else { self.plan.dma };
+        self.dma = self.dma.saturating_add(1);
+        self.stats.dma_hostile += u64::from(how != DmaAnswer::Serve);
+        if !how.is_fair() {
             self.ledger.give_reason();
         }
-        let keep = &mut self.keep;
-        let answer = dma_answer::answer(self.plan.dma, command);
-        let made = answer.into_iter().map(|(bytes, kind)| {
-            (bytes, kind.into_iter().filter_map(|kind| kind.open(keep).ok()).collect())
-        });
-        made.collect()
+        match how {
+            DmaAnswer::Late => self.held.push((socket, command)),
+            _ => self.answer_by(how, &command, socket),
+        }
+    }
+
+    fn answer_by(&mut self, how: DmaAnswer, command: &Incoming, socket: Socket) {
+        let on_twin = (socket == Socket::Twin) != (how == DmaAnswer::WrongSocket);
+        for (bytes, kind) in dma_answer::answer(how, command) {
+            let fds = kind.into_iter().filter_map(|kind| kind.open(&mut self.keep).ok()).collect();
+            match &mut self.twin {
+                Some(twin) if on_twin => twin.push(bytes, fds),
+                _ => self.put(bytes, fds),
+            }
+        }
+        self.flush();
+        self.cut |= how == DmaAnswer::Half;
     }
 
     /// Whether the server still answers well-formed commands, and with what is true.

@@ -22,6 +22,10 @@ pub struct Stats {
     pub closes: u64,
     /// DMA commands of the server.
     pub dma: u64,
+    /// Those of them that were not served as asked, at once.
+    pub dma_hostile: u64,
+    /// Ways to make the device send them that were found by trying.
+    pub doorbells: u64,
 }
 
 impl Stats {

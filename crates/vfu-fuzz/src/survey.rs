@@ -19,6 +19,8 @@ pub struct Survey {
     pub migration: bool,
     /// How many descriptors the server takes with a message.
     pub max_msg_fds: u32,
+    /// Accesses of registers that made the device reach memory by messages.
+    pub doorbells: Vec<Vec<Message>>,
     pub(crate) info: Vec<u8>,
     pub(crate) ids: Option<Vec<u8>>,
 }

@@ -30,6 +30,9 @@ impl fmt::Display for Connection {
             let name = DmaAnswer::ALL.iter().find(|(answer, _)| *answer == self.dma);
             write!(f, " dma={}", name.map_or("serve", |(_, name)| name))?;
         }
+        if self.dma_after != 0 {
+            write!(f, " dma-after={}", self.dma_after)?;
+        }
         if self.late {
             f.write_str(" reads=late")?;
         }
@@ -38,6 +41,7 @@ impl fmt::Display for Connection {
             match step {
                 Step::Send(message) => writeln!(f, "  {message}")?,
                 Step::Wait => writeln!(f, "  wait")?,
+                Step::Listen => writeln!(f, "  listen")?,
             }
         }
         Ok(())
@@ -157,11 +161,13 @@ fn parse_line(script: &mut Script, line: &str) -> Result<(), String> {
     }
     let step = match first.as_str() {
         "wait" => Step::Wait,
+        "listen" => Step::Listen,
         "send" => Step::Send(Box::new(parse_message(words, false)?)),
         "send-twin" => Step::Send(Box::new(parse_message(words, true)?)),
         other => {
             return Err(format!(
-                "'{other}' is no step; a line begins with connection, send, send-twin, wait or #"
+                "'{other}' is no step; a line begins with connection, send, send-twin, wait, \
+                 listen or #"
             ));
         }
     };
@@ -203,8 +209,13 @@ fn parse_connection(words: &[String]) -> Result<Connection, String> {
                 let answer = DmaAnswer::ALL.iter().find(|(_, known)| *known == name);
                 connection.dma = answer.ok_or_else(|| unknown_answer(name))?.0;
             }
+            Some(("dma-after", count)) => connection.dma_after = small(count)?,
             Some(("reads", "late")) => connection.late = true,
-            _ => return Err(format!("'{word}': a connection has dma=HOW and reads=late")),
+            _ => {
+                return Err(format!(
+                    "'{word}': a connection has dma=HOW, dma-after=N and reads=late"
+                ));
+            }
         }
     }
     Ok(connection)
@@ -335,9 +346,10 @@ fn unknown_kind(name: &str) -> String {
 mod tests {
     use super::*;
 
-    const TEXT: &str = r#"connection dma=wrong-id reads=late
+    const TEXT: &str = r#"connection dma=wrong-id dma-after=3 reads=late
   send VERSION id=0 major=0 minor=1 data="{\"capabilities\":{}}\x00"
   wait
+  listen
   send DMA_MAP id=1 argsz=32 flags=3 offset=0 address=0x1000 size=0x2000 fds=memfd:0x2000,eventfd*3 fds-at=4
   send-twin DMA_READ id=2 address=0 count=8 data=00ff*65536 data=01 cut=20
 connection
@@ -349,7 +361,7 @@ connection
     fn text_is_read_and_written() {
         let script: Script = TEXT.parse().unwrap();
         assert_eq!(script.to_string(), TEXT);
-        let Step::Send(message) = &script.connections[0].steps[2] else { panic!() };
+        let Step::Send(message) = &script.connections[0].steps[3] else { panic!() };
         assert_eq!(message.fds.len(), 4);
         assert_eq!(message.payload().len(), 32);
     }

@@ -176,7 +176,7 @@ fn success_of_what_is_too_short_to_be_a_command() {
 #[test]
 fn a_connection_that_is_closed_without_a_reason() {
     let fault = |got: &RawMessage| match got.header.command {
-        2 if u32_at(got, 24) == 0 && got.payload.len() >= 32 => Doing::Close,
+        2 if u32_at(got, 8) != 0 && got.payload.len() >= 32 => Doing::Close,
         _ => Doing::Right,
     };
     let script = finds(fault, Kind::Closed, 2);
@@ -239,6 +239,17 @@ fn a_command_that_is_not_answered() {
 fn a_server_that_serves_nobody_any_more() {
     let fault = |got: &RawMessage| match got.header.command {
         3 => Doing::Hang,
+        _ => Doing::Right,
+    };
+    let report = attack(&start(fault), &short());
+    find(&report, Kind::Hung);
+    assert_eq!((report.found.len(), report.ended), (1, Ended::ServerLost));
+}
+
+#[test]
+fn a_server_that_lets_nobody_in_any_more() {
+    let fault = |got: &RawMessage| match got.header.command {
+        3 => Doing::CloseAll,
         _ => Doing::Right,
     };
     let report = attack(&start(fault), &short());

@@ -22,7 +22,7 @@ fn command(role: &str, socket: &str) -> String {
     let program = std::env::current_exe().unwrap();
     let quick = "RUST_BACKTRACE=0";
     format!(
-        "{quick} {ROLE}={role} {SOCKET}={socket} exec '{}' --exact role --nocapture",
+        "{quick} {ROLE}='{role}' {SOCKET}={socket} exec '{}' --exact role --nocapture",
         program.display()
     )
 }
@@ -47,6 +47,18 @@ fn role() {
             let plain = is_plain(got) && got.payload.len() == 16;
             if got.header.command == 9 && plain && u32_at(got, 12) == 2 {
                 std::mem::forget(std::fs::File::open("/dev/null"));
+            }
+            Doing::Right
+        },
+        "hoards" => |got| {
+            if got.header.command == 7 && is_plain(got) && u32_at(got, 8) == 2 {
+                std::mem::forget(vec![1_u8; 40 << 10]);
+            }
+            Doing::Right
+        },
+        "leaks seldom" => |got| {
+            if got.header.command == 7 && u32_at(got, 8) == 5 && u32_at(got, 4) != 0 {
+                (0..20).for_each(|_| std::mem::forget(std::fs::File::open("/dev/null")));
             }
             Doing::Right
         },
@@ -79,19 +91,36 @@ fn client(path: &Path) {
 }
 
 fn attack(role: &str, areas: &[Area], cases: u64) -> Report {
+    run(role, |target| {
+        let memory_kib = if role == "hoards" { 1 << 10 } else { 64 << 10 };
+        let options = Options { memory_kib, ..options(areas, cases) };
+        target.attack(&options, &AtomicBool::new(false), &mut |_| {}).unwrap()
+    })
+}
+
+fn replay(role: &str, script: &Script) -> Report {
+    run(role, |target| {
+        let options = Options { minimise: Duration::ZERO, ..options(&[], 1) };
+        target.replay(script, &options, &AtomicBool::new(false), &mut |_| {}).unwrap()
+    })
+}
+
+fn run(role: &str, what: impl FnOnce(Target) -> Report) -> Report {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let command = command(role, path.to_str().unwrap());
-    let options = Options {
+    what(Target::new(&path).restart(Some(command)))
+}
+
+fn options(areas: &[Area], cases: u64) -> Options {
+    Options {
         seed: 3,
         cases: Some(cases),
         areas: areas.to_vec(),
         timeout: Duration::from_secs(60),
         minimise: Duration::from_secs(600),
         ..Options::default()
-    };
-    let target = Target::new(&path).restart(Some(command));
-    target.attack(&options, &AtomicBool::new(false), &mut |_| {}).unwrap()
+    }
 }
 
 /// The finding. A process that is slow to die may be found to close connections, too.
@@ -136,6 +165,27 @@ fn descriptors_that_leak_are_traced() {
     assert!(text.lines().count() <= 3, "{text}");
     let (first, last) = report.usage.unwrap();
     assert!(last.descriptors > first.descriptors);
+}
+
+#[test]
+fn memory_that_grows_is_traced() {
+    let report = attack("hoards", &[Area::Irqs, Area::Regions], 256);
+    let (finding, script) = only(&report);
+    assert_eq!(finding.kind, Kind::Memory);
+    let text = script.to_string();
+    assert!(text.contains("send DEVICE_GET_IRQ_INFO id=0 argsz=0 flags=0 index=2"), "{text}");
+    assert_eq!(text.lines().count(), 3, "connection, VERSION, DEVICE_GET_IRQ_INFO: {text}");
+    assert!(replay("hoards", script).found.iter().any(|f| f.finding.kind == Kind::Memory));
+}
+
+#[test]
+fn what_leaked_need_not_be_the_last_case() {
+    let report = attack("leaks seldom", &[Area::Irqs, Area::Regions, Area::Version], 640);
+    let (finding, script) = only(&report);
+    assert_eq!(finding.kind, Kind::DescriptorLeak);
+    let text = script.to_string();
+    assert!(text.contains("send DEVICE_GET_IRQ_INFO") && text.contains("index=5"), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
 }
 
 #[test]

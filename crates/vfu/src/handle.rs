@@ -9,6 +9,7 @@ use crate::doorbell::Doorbell;
 use crate::irq::{DeviceError, Intx, IrqIndex, Notice, Vector};
 use crate::memory::SharedMemory;
 use crate::pci::ErrorMessage;
+use crate::seldom::Kept;
 use crate::shared::Shared;
 
 /// What a device has of the house: the client's memory, and its interrupts.
@@ -89,6 +90,24 @@ impl Handle {
     /// [`Migration::stop`](crate::migration::Migration::stop).
     pub fn is_stopped(&self) -> bool {
         self.shared.is_stopped()
+    }
+
+    /// Whether to write one more warning of a kind. For those that a client or its driver can cause as
+    /// often as it likes: a few of a kind are written each 10 s, and the rest counted, for all clients
+    /// of this device together. The kind is the message, and what was counted is to be added to it:
+    ///
+    /// ```
+    /// # fn failed(handle: vfu::Handle, error: vfu::DmaError) {
+    /// const FAILED: &str = "a copy has failed";
+    /// if let Some(kept) = handle.seldom(FAILED) {
+    ///     tracing::warn!(%error, "{FAILED}{kept}");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// What was counted and not yet added is written when a client leaves, or the server ends.
+    pub fn seldom(&self, kind: &'static str) -> Option<Kept> {
+        self.shared.seldom.ask(kind)
     }
 
     /// Whether a client is connected.

@@ -57,6 +57,7 @@ mod quiesce;
 pub mod raw;
 mod reentrant;
 pub mod regmap;
+mod seldom;
 pub mod server;
 mod shared;
 #[cfg(all(test, shuttle))]
@@ -76,6 +77,7 @@ pub use memory::SharedMemory;
 pub use pci::{Bar, Pci, Pin};
 pub use quiesce::{Quiesce, Quiescing};
 pub use reentrant::{Reentrant, SharedDevice};
+pub use seldom::Kept;
 pub use server::Server;
 pub use transport::{ConnectError, ListenError, Listener};
 pub use vfu_proto::session::Limits;

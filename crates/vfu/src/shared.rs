@@ -3,12 +3,15 @@
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::context::{self, Inside};
 use crate::dma::dirty::Log;
 use crate::dma::{DmaError, MemoryPolicy, Table};
 use crate::irq::{Gates, Irqs};
 use crate::link::{Asker, Link, Reenter};
 use crate::pci::{ConfigSpace, PowerState};
+use crate::seldom::Seldom;
 use crate::server::Regions;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
@@ -46,6 +49,8 @@ pub(crate) struct Shared {
     /// The device has sent a DMA_WRITE to the client.
     written: AtomicBool,
     pub(crate) regions: Arc<Regions>,
+    /// Warnings of what clients do.
+    pub(crate) seldom: Seldom,
 }
 
 impl std::fmt::Debug for Shared {
@@ -121,6 +126,7 @@ impl Shared {
             connected: AtomicBool::new(false),
             written: AtomicBool::new(false),
             regions,
+            seldom: Seldom::new(),
         };
         shared.follow();
         shared
@@ -268,6 +274,14 @@ impl Shared {
     /// The device is about to send a DMA_WRITE.
     pub(crate) fn writes(&self) {
         self.written.store(true, Ordering::SeqCst);
+    }
+
+    /// A client can't be accepted yet.
+    pub(crate) fn tell_of_shortage(&self) {
+        const SHORT: &str = "no descriptor or memory for a client; it waits";
+        if let Some(kept) = self.seldom.ask(SHORT) {
+            warn!("{SHORT}{kept}");
+        }
     }
 
     pub(crate) fn set_live(&self, live: Option<Arc<Live>>) {

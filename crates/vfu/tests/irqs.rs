@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::pipe;
 use vfu::client::ClientError;
 use vfu::pci::regs;
@@ -264,6 +265,33 @@ fn a_full_eventfd_blocks_nobody() {
         client.set_irqs(SetIrqs { index: 2, start: 0, count: 2, action, data }, &[]).unwrap();
     });
     assert_eq!(interrupts.count_now(0).unwrap(), u64::MAX - 1);
+}
+
+/// Whether writes to an eventfd block is the client's to say, and so is how full it is: it could make every
+/// one of them wait.
+#[test]
+fn a_client_that_made_one_interrupt_wait_gets_no_more() {
+    let (server, vmm) = begin();
+    let msix = assigned(&vmm, IrqIndex::Msix, 2);
+    msix.saturate(0).unwrap();
+    let flags = fcntl_getfl(msix.fds()[0]).unwrap();
+    fcntl_setfl(msix.fds()[0], flags - OFlags::NONBLOCK).unwrap();
+    let handle = server.handle().clone();
+    within("a trigger that has to wait", move || handle.vector(0).trigger().unwrap());
+    fcntl_setfl(msix.fds()[0], flags).unwrap();
+    assert_eq!(counts(&msix), [1, 0], "emptied, and then written");
+    let failed = Err(IrqError::Eventfd);
+    assert_eq!([0, 1].map(|v| server.handle().vector(v).trigger()), [failed, failed]);
+    assert_eq!(counts(&msix), [0, 0]);
+    let others = assigned(&vmm, IrqIndex::Msix, 2);
+    assert_eq!(server.handle().vector(0).trigger(), failed, "others could wait as well");
+    assert_eq!(counts(&others), [0, 0]);
+    drop(vmm);
+    let next = Vmm::connect(server.path()).unwrap();
+    next.enumerate().unwrap();
+    let msix = assigned(&next, IrqIndex::Msix, 1);
+    server.handle().vector(0).trigger().unwrap();
+    assert_eq!(counts(&msix), [1], "another client");
 }
 
 #[test]

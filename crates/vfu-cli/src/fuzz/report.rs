@@ -140,11 +140,12 @@ fn numbers(text: &mut String, summary: &Summary) -> std::fmt::Result {
     let s = if cases == 1 { "" } else { "s" };
     write!(text, "{cases} case{s} in {seconds:.1} s ({:.0}/s)", cases as f64 / seconds.max(0.001))?;
     if let Some(stats) = &summary.stats {
-        let Stats { connections, messages, answers, closes, dma, .. } = stats;
+        let Stats { connections, messages, answers, closes, dma, dma_hostile, .. } = stats;
         writeln!(text, ", {connections} connections, {messages} messages")?;
         write!(
             text,
-            "the server: {answers} answers, {closes} connections closed, {dma} DMA commands"
+            "the server: {answers} answers, {closes} connections closed, {dma} DMA commands \
+             ({dma_hostile} answered wrongly or late)"
         )?;
         for (errno, count) in &stats.errors {
             write!(text, ", {count} {errno}")?;

@@ -13,6 +13,9 @@ use super::state::{Inner, State, Work};
 use super::{MAX_LENGTH, MAX_WAITING};
 use crate::pause::Pause;
 
+const NO_THREAD: &str = "dmatest: can't start a thread";
+const FAILED: &str = "dmatest: DMA failed";
+
 /// Copies now, inside a handler, and notes how it went. The state must not be locked.
 pub(super) fn run(inner: &Inner, mut state: MutexGuard<'_, State>, job: Job) {
     let (generation, id) = (state.generation, state.enter(job));
@@ -80,7 +83,9 @@ fn check(job: &Job) -> Result<(), Errno> {
 fn start_thread(inner: &Arc<Inner>, state: &mut State) -> Result<(), Errno> {
     if !state.worker {
         spawn(inner.clone()).map_err(|error| {
-            error!(%error, "dmatest: can't start a thread");
+            if let Some(kept) = inner.handle.seldom(NO_THREAD) {
+                error!(%error, "{NO_THREAD}{kept}");
+            }
             Errno::EAGAIN
         })?;
         state.worker = true;
@@ -140,7 +145,9 @@ impl Failure {
     fn dma(inner: &Inner, what: &str, job: &Job, error: &DmaError) -> Failure {
         let again = Pause::is_refusal(error, &inner.handle);
         if !again {
-            warn!(?job, %error, "dmatest: can't {what}");
+            if let Some(kept) = inner.handle.seldom(FAILED) {
+                warn!(?job, what, %error, "{FAILED}{kept}");
+            }
         }
         Failure { errno: error.errno(), again }
     }

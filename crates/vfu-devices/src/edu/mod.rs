@@ -64,6 +64,9 @@ pub const IRQ_FACTORIAL: u32 = 0x001;
 /// The bit of the interrupt status that the end of DMA sets.
 pub const IRQ_DMA: u32 = 0x100;
 
+const OUT_OF_BOUNDS: &str = "edu: DMA leaves the buffer of 4096 bytes at 0x40000; nothing is moved";
+const CUT: &str = "edu: the DMA mask has cut an address";
+
 /// The configuration space: 1234:11e8 revision 0x10, one BAR, INTA#, MSI with one vector.
 pub fn pci() -> Pci {
     Pci::endpoint(VENDOR, DEVICE)
@@ -112,7 +115,9 @@ impl Device for Edu {
             Some(Action::Interrupt) => self.shared.interrupt(&mut state),
             Some(Action::Acknowledge) => self.shared.update_pin(&mut state),
             Some(Action::OutOfBounds) => {
-                warn!("edu: DMA leaves the buffer of 4096 bytes at 0x40000; nothing is moved");
+                if let Some(kept) = self.shared.handle.seldom(OUT_OF_BOUNDS) {
+                    warn!("{OUT_OF_BOUNDS}{kept}");
+                }
                 if state.registers.copied() {
                     self.shared.interrupt(&mut state);
                 }
@@ -123,7 +128,9 @@ impl Device for Edu {
             }
             Some(Action::Copy(transfer)) => {
                 if transfer.masked {
-                    warn!("edu: DMA address cut to {:#x} by the DMA mask", transfer.ram);
+                    if let Some(kept) = self.shared.handle.seldom(CUT) {
+                        warn!(address = format_args!("{:#x}", transfer.ram), "{CUT}{kept}");
+                    }
                 }
                 state.copy = Some(transfer);
                 worker::wake(&self.shared, &mut state);

@@ -73,7 +73,10 @@ impl Shared {
         let vector = self.handle.vector(0);
         if vector.is_enabled() {
             if let Err(error) = vector.trigger() {
-                warn!(%error, "edu: interrupt lost");
+                const LOST: &str = "edu: interrupt lost";
+                if let Some(kept) = self.handle.seldom(LOST) {
+                    warn!(%error, "{LOST}{kept}");
+                }
             }
         }
         self.update_pin(state);

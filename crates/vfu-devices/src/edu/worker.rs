@@ -12,6 +12,9 @@ use super::registers::Transfer;
 use super::state::{Shared, State};
 use crate::pause::Pause;
 
+const NO_THREAD: &str = "edu: can't start a thread; what it had to do has failed";
+const FAILED: &str = "edu: DMA failed";
+
 /// Has the worker look at the state, and starts it if this is the first time.
 pub(super) fn wake(shared: &Arc<Shared>, state: &mut State) {
     if state.worker {
@@ -22,7 +25,9 @@ pub(super) fn wake(shared: &Arc<Shared>, state: &mut State) {
         Ok(()) => state.worker = true,
         // The driver must not wait for ever.
         Err(error) => {
-            error!(%error, "edu: can't start a thread; what it had to do has failed");
+            if let Some(kept) = shared.handle.seldom(NO_THREAD) {
+                error!(%error, "{NO_THREAD}{kept}");
+            }
             let compute = state.compute.take().map(factorial);
             let interrupt = compute.is_some_and(|result| state.registers.computed(result))
                 | (state.copy.take().is_some() && state.registers.copied());
@@ -104,7 +109,10 @@ fn copy<'a>(
             return state;
         }
         Err(error) => {
-            warn!(address = transfer.ram, len = transfer.buffer.len(), %error, "edu: DMA failed");
+            if let Some(kept) = shared.handle.seldom(FAILED) {
+                let (address, len) = (transfer.ram, transfer.buffer.len());
+                warn!(address, len, %error, "{FAILED}{kept}");
+            }
         }
     }
     if state.registers.copied() {

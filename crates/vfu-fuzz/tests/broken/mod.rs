@@ -26,6 +26,8 @@ pub(crate) enum Doing {
     Die,
     /// Nothing for this client, and for no other.
     Hang,
+    /// The end of the connection, and of all that come.
+    CloseAll,
 }
 
 /// Looks at a command, after the VERSION, and says what to do.
@@ -51,6 +53,12 @@ pub(crate) fn serve(listener: &RawListener, fault: Fault) {
             Doing::Hang => loop {
                 thread::park();
             },
+            Doing::CloseAll => {
+                drop(client);
+                loop {
+                    drop(listener.accept());
+                }
+            }
             _ => {}
         }
     }

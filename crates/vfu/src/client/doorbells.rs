@@ -12,6 +12,7 @@ use vfu_proto::wire::{
 use super::{Client, ClientError};
 use crate::doorbell::IoEventFd;
 use crate::irq::EventFd;
+use crate::irq::rescue::Distrust;
 
 /// The most that the list of a region's descriptors may take, in bytes.
 const MAX_LIST: u32 = 64 << 10;
@@ -50,7 +51,8 @@ impl Client {
     pub fn doorbells(&self, region: u32) -> Result<Doorbells, ClientError> {
         let size = self.region_info(region)?.size;
         let (list, fds) = self.region_io_fds(region)?;
-        let eventfd = |fd: OwnedFd| EventFd::new(fd).ok().map(Arc::new);
+        let distrust = Distrust::default();
+        let eventfd = |fd: OwnedFd| EventFd::new(fd, &distrust).ok().map(Arc::new);
         let fds: Vec<_> = fds.into_iter().map(eventfd).collect();
         let mut bells = Vec::new();
         for entry in &list.entries {

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::MemoryPolicy;
 use super::addresses::Addresses;
 use super::mapping::{Filesystem, Mapping, Wanted, Window};
+use crate::seldom::OF_THE_PROCESS;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -302,10 +303,11 @@ impl File {
 /// waiting for.
 fn admit(fd: &OwnedFd, policy: MemoryPolicy) -> Result<(), SysErrno> {
     if policy == MemoryPolicy::Sealed && !is_sealed(fd) {
-        warn!(
-            "refused a file of the peer's: it is not sealed against shrinking (F_SEAL_SHRINK), and \
-             the memory policy takes sealed ones only"
-        );
+        const NOT_SEALED: &str = "refused a file of the peer's: it is not sealed against shrinking \
+                                  (F_SEAL_SHRINK), and the memory policy takes sealed ones only";
+        if let Some(kept) = OF_THE_PROCESS.ask(NOT_SEALED) {
+            warn!("{NOT_SEALED}{kept}");
+        }
         return Err(SysErrno::PERM);
     }
     Ok(())

@@ -13,6 +13,7 @@ use tracing::warn;
 use super::addresses::{Addresses, Taken};
 use super::copy;
 use super::guard::{Guard, Slot};
+use crate::seldom::OF_THE_PROCESS;
 
 /// Memory that the peer shares with us: a piece of a window. Reached by copies only.
 #[derive(Debug)]
@@ -133,10 +134,12 @@ impl Mapping {
 
 #[cold]
 fn tell(guard: &Slot) {
+    const LOST: &str =
+        "the peer's file has lost pages under its mapping; it is read and written from now on";
     if guard.is_news() {
-        warn!(
-            "the peer's file has lost pages under its mapping; it is read and written from now on"
-        );
+        if let Some(kept) = OF_THE_PROCESS.ask(LOST) {
+            warn!("{LOST}{kept}");
+        }
     }
 }
 

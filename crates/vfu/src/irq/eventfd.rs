@@ -7,20 +7,21 @@ use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::{Errno as SysErrno, write};
 use vfu_proto::wire::Errno;
 
-use super::rescue::Counted;
+use super::rescue::{Counted, Distrust};
 use crate::sync::kernel::act;
 
 /// Checked when it came; writing to it raises no signal, and can't block: not for more than a moment, whatever
-/// the client does to it.
+/// the client does to it. If it was for a moment, it is not written again.
 #[derive(Debug)]
 pub(crate) struct EventFd(Arc<Counted>);
 
 impl EventFd {
-    /// Takes a descriptor of the client, if it is an eventfd, and makes it non-blocking.
+    /// Takes a descriptor of the client, if it is an eventfd, and makes it non-blocking. The `distrust` is the
+    /// session's.
     ///
     /// # Errors
     /// `EINVAL`: it is something else.
-    pub(crate) fn new(fd: OwnedFd) -> Result<EventFd, Errno> {
+    pub(crate) fn new(fd: OwnedFd, distrust: &Distrust) -> Result<EventFd, Errno> {
         // Files without a name have no type. The kernel shows their kind in /proc, if we have it.
         let stat = fstat(&fd).map_err(|_| Errno::EINVAL)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Unknown {
@@ -35,7 +36,7 @@ impl EventFd {
         if !flags.contains(OFlags::NONBLOCK) {
             fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(|_| Errno::EINVAL)?;
         }
-        Ok(EventFd(Counted::new(fd)))
+        Ok(EventFd(Counted::new(fd, distrust)))
     }
 
     /// Adds one. A counter that is full has not been read yet: the client will see it anyway.

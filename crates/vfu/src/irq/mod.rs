@@ -36,7 +36,7 @@ mod moving;
 mod msix;
 mod notice;
 mod pace;
-mod rescue;
+pub(crate) mod rescue;
 mod set;
 mod table;
 mod vector;

@@ -7,8 +7,9 @@
 //!
 //! So writes are counted when they begin and when they end. A thread, one for the whole process and only
 //! while there are eventfds, looks now and then whether one has not ended since it looked last, and empties the
-//! counter, which ends it. Once that has happened, every write of the process is preceded by a look whether it
-//! would wait, so that it costs no client a second tick.
+//! counter, which ends it. From then on none of that session's eventfds is written: a client that makes
+//! writes wait could do so again and again, with any of them. In other sessions every write is preceded by a
+//! look whether it would wait.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,26 +19,35 @@ use std::sync::{Arc, Condvar, Mutex, Once, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tracing::warn;
+
+use crate::seldom::OF_THE_PROCESS;
 
 /// A write that a client makes wait takes no longer than two of them.
 const TICK: Duration = Duration::from_millis(500);
 /// How often a counter is emptied again that is filled faster than the writer wakes up.
 const TRIES: u32 = 10_000;
 
+const WAITED: &str = "the peer made a write to an eventfd wait: it gets no more in this session";
+
 /// Eventfds that are watched without the list growing.
 const ROOM: usize = 64;
 
-/// A client has made a write wait.
+/// A write has waited.
 static SUSPICIOUS: AtomicBool = AtomicBool::new(false);
 static WATCHED: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 static MORE: Condvar = Condvar::new();
+
+/// Whether the other end of a session has made a write to one of its eventfds wait: one for each session.
+#[derive(Clone, Debug, Default)]
+pub struct Distrust(Arc<AtomicBool>);
 
 /// An eventfd of which the writes are counted.
 #[derive(Debug)]
 pub(super) struct Counted {
     fd: OwnedFd,
+    distrust: Distrust,
     begun: AtomicU64,
     ended: AtomicU64,
 }
@@ -50,8 +60,9 @@ struct Entry {
 
 impl Counted {
     /// Sees to it that no write to `fd` takes longer than a moment.
-    pub(super) fn new(fd: OwnedFd) -> Arc<Counted> {
-        let file = Arc::new(Counted { fd, begun: AtomicU64::new(0), ended: AtomicU64::new(0) });
+    pub(super) fn new(fd: OwnedFd, distrust: &Distrust) -> Arc<Counted> {
+        let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+        let file = Arc::new(Counted { fd, distrust: distrust.clone(), begun, ended });
         if cfg!(not(any(loom, shuttle))) {
             enter(Entry { file: Arc::downgrade(&file), seen: None });
         }
@@ -59,12 +70,20 @@ impl Counted {
     }
 
     /// Writes, by `write`, unless that is known to wait.
-    pub(super) fn write<E>(
+    ///
+    /// # Errors
+    /// Those of `write`; `EDEADLK`: a write of this session has waited, and there are no more.
+    pub(super) fn write(
         &self,
-        write: impl FnOnce(BorrowedFd<'_>) -> Result<usize, E>,
-    ) -> Result<(), E> {
-        if SUSPICIOUS.load(Ordering::Relaxed) && self.is_full() {
-            return Ok(());
+        write: impl FnOnce(BorrowedFd<'_>) -> Result<usize, Errno>,
+    ) -> Result<(), Errno> {
+        if SUSPICIOUS.load(Ordering::Relaxed) {
+            if self.distrust.0.load(Ordering::Relaxed) {
+                return Err(Errno::DEADLK);
+            }
+            if self.is_full() {
+                return Ok(());
+            }
         }
         self.begun.fetch_add(1, Ordering::Relaxed);
         let result = write(self.fd.as_fd());
@@ -89,8 +108,12 @@ impl Counted {
         if !self.is_full() {
             return;
         }
-        warn!("a client has made an interrupt wait, by an eventfd that blocks and is full");
         SUSPICIOUS.store(true, Ordering::Relaxed);
+        if !self.distrust.0.swap(true, Ordering::Relaxed) {
+            if let Some(kept) = OF_THE_PROCESS.ask(WAITED) {
+                warn!("{WAITED}{kept}");
+            }
+        }
         for _ in 0..TRIES {
             if self.is_full() {
                 let mut counter = [0; 8];
@@ -162,7 +185,8 @@ mod tests {
     #[test]
     fn an_interrupt_of_a_thread_that_does_not_run_is_not_taken() {
         let fd = eventfd(1, EventfdFlags::NONBLOCK).unwrap();
-        let file = Counted { fd, begun: AtomicU64::new(1), ended: AtomicU64::new(0) };
+        let (begun, ended) = (AtomicU64::new(1), AtomicU64::new(0));
+        let file = Counted { fd, distrust: Distrust::default(), begun, ended };
         file.rescue(file.awaited().unwrap());
         let mut counter = [0; 8];
         assert_eq!(rustix::io::read(&file.fd, &mut counter), Ok(8));

@@ -89,7 +89,8 @@ impl State {
         if fds.len() != range.len() {
             return Err(Errno::EINVAL);
         }
-        let eventfds = fds.into_iter().map(EventFd::new).collect::<Result<Vec<_>, _>>();
+        let eventfd = |fd| EventFd::new(fd, &self.distrust);
+        let eventfds = fds.into_iter().map(eventfd).collect::<Result<Vec<_>, _>>();
         let eventfds =
             eventfds.inspect_err(|_| debug!("SET_IRQS with something else than eventfds"))?;
         for (vector, eventfd) in self.vectors[index as usize][range].iter_mut().zip(eventfds) {

@@ -8,6 +8,7 @@ use super::eventfd::EventFd;
 use super::gates::Gates;
 use super::msix::Table;
 use super::pace::{Coalescing, Pace, Verdict};
+use super::rescue::Distrust;
 use super::{IrqError, IrqIndex};
 use crate::pci::{ConfigSpace, MsixState};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,8 @@ pub(super) struct State {
     governed: [bool; 5],
     /// The MSI-X Table, if there is MSI-X.
     pub(super) table: Option<Table>,
+    /// Of the eventfds of this session.
+    pub(super) distrust: Distrust,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +95,7 @@ impl Irqs {
             gates: Gates::default(),
             governed: [false; 5],
             table: msix.map(|msix| Table::new(msix.vectors)),
+            distrust: Distrust::default(),
         };
         let (state, wanted) = (Mutex::new(state), AtomicBool::new(false));
         Irqs { state, wanted, msix, origin: Instant::now() }
@@ -238,6 +242,7 @@ impl Irqs {
         if let Some(table) = &mut state.table {
             table.disconnect();
         }
+        state.distrust = Distrust::default();
     }
 }
 

@@ -15,6 +15,7 @@ mod region;
 mod session;
 mod station;
 
+pub use crate::irq::rescue::Distrust;
 pub use crate::link::Claim;
 pub use dma::{Direct, Done, Piece};
 pub use region::{Memory, Region, View};

@@ -12,6 +12,7 @@ use super::region::{Region, View};
 use crate::context::{self, Inside};
 use crate::dma::dirty::{Grid, Picture};
 use crate::dma::{self, Inserted, MemoryPolicy};
+use crate::irq::rescue::Distrust;
 use crate::irq::{EventFd, Irqs};
 use crate::pci::ConfigSpace;
 use crate::shared::{Gate, Shared};
@@ -207,18 +208,18 @@ impl Wake for Fenced {
 pub struct Event(EventFd);
 
 impl Event {
-    /// Takes a descriptor of the client.
+    /// Takes a descriptor of the client, in a session with this `distrust`.
     ///
     /// # Errors
     /// `EINVAL`: it is no eventfd.
-    pub fn new(fd: OwnedFd) -> Result<Event, Errno> {
-        EventFd::new(fd).map(Event)
+    pub fn new(fd: OwnedFd, distrust: &Distrust) -> Result<Event, Errno> {
+        EventFd::new(fd, distrust).map(Event)
     }
 
     /// Adds one.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; `EDEADLK`: the client has made such a call wait, and there are no more.
     pub fn signal(&self) -> Result<(), Errno> {
         self.0.signal().map_err(|e| Errno::from_raw(e.raw_os_error()))
     }

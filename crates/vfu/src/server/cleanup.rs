@@ -26,4 +26,5 @@ pub(super) fn disconnect<D: Device + ?Sized>(
     executor.disconnect_migration();
     shared.set_gate(Gate::Open);
     context::run(shared, Inside::Callback, || device.reset(Reset::ConnectionLost));
+    shared.seldom.tell_rest(false);
 }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::info;
 use vfu_proto::session::Closed;
 
 use super::cleanup;
@@ -158,7 +158,7 @@ impl<D: Device> Server<D> {
         let socket = match (accepted, &mut self.poller, &self.source) {
             (Accepted::Client(socket), ..) => socket,
             (Accepted::Short, Some(poller), Source::Listener(listener)) => {
-                warn!("no descriptor or memory for a client; it waits");
+                self.shared.tell_of_shortage();
                 poller.pause(listener.as_fd(), RETRY)?;
                 return Ok(false);
             }

@@ -163,7 +163,8 @@ impl Executor {
                 }
             }
             Request::DeviceGetRegionIoFds(r) => {
-                let IoFdsAnswer { reply, fds } = self.regions.io_fds(r.index, self.max_fds())?;
+                let IoFdsAnswer { reply, fds } =
+                    self.regions.io_fds(r.index, self.max_fds(), &self.shared.seldom)?;
                 if reply.emit_for(r.argsz, out) && !fds.is_empty() {
                     return Ok(Outcome::ReplyWithAll(fds));
                 }

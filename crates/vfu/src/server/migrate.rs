@@ -20,6 +20,8 @@ use crate::migration::{
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
+const REFUSED: &str = "a saved state was refused";
+
 /// The migration side of the device that is served.
 #[derive(Debug, Default)]
 pub(super) struct Moving {
@@ -272,7 +274,9 @@ impl Executor {
             Hop::Load => {
                 let bytes = moving.machine.take_loaded();
                 self.load(device, &bytes).map_err(|e| {
-                    warn!(%e, "a saved state was refused");
+                    if let Some(kept) = self.shared.seldom.ask(REFUSED) {
+                        warn!(%e, "{REFUSED}{kept}");
+                    }
                     moving.machine.fail();
                     Errno::EINVAL
                 })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::info;
 use vfu_proto::session::{Closed, Role};
 
 use super::builder::{Builder, Settings};
@@ -96,6 +96,7 @@ impl<D: Device> Server<D> {
                 info!(%why, "client gone");
             }
         }
+        self.shared.seldom.tell_rest(true);
         Ok(())
     }
 
@@ -158,7 +159,7 @@ impl<D: Device> Server<D> {
                     Ok(Accepted::Client(socket)) => return Ok(Some(socket)),
                     Ok(Accepted::Nobody) => {}
                     Ok(Accepted::Short) => {
-                        warn!("no descriptor or memory for a client; it waits");
+                        self.shared.tell_of_shortage();
                         // For that, or for a stop.
                         let time = Timespec { tv_sec: 0, tv_nsec: RETRY.subsec_nanos().into() };
                         let _woken = poll(&mut set[1..], Some(&time));

@@ -9,6 +9,9 @@ use vfu_proto::wire::{IoFd, IoFdFlags, IoFdKind, IoFdLayout, IoFdsReply};
 
 use super::{CONFIG_REGION, Regions, ShareError};
 use crate::doorbell::{Doorbell, IoEventFd};
+use crate::seldom::Seldom;
+
+const NO_EVENTFD: &str = "no eventfd for a doorbell; it is rung by messages";
 
 /// The doorbells of all regions, in the order in which they were asked for.
 #[derive(Debug, Default)]
@@ -55,7 +58,7 @@ impl IoFds {
 
     /// One entry for each, and each descriptor once. What the client can't take is left out: those
     /// doorbells are rung by messages.
-    pub(super) fn answer(&self, region: u32, max_fds: usize) -> IoFdsAnswer {
+    pub(super) fn answer(&self, region: u32, max_fds: usize, seldom: &Seldom) -> IoFdsAnswer {
         let (mut entries, mut fds) = (Vec::new(), Vec::new());
         let mut sent: Vec<&Doorbell> = Vec::new();
         for (at, bell) in self.list.iter().filter(|(at, _)| at.region == region) {
@@ -69,7 +72,9 @@ impl IoFds {
                         fds.len() - 1
                     }
                     Err(e) => {
-                        warn!(error = %e, "no eventfd for a doorbell; it is rung by messages");
+                        if let Some(kept) = seldom.ask(NO_EVENTFD) {
+                            warn!(error = %e, "{NO_EVENTFD}{kept}");
+                        }
                         continue;
                     }
                 },

@@ -11,6 +11,7 @@ use vfu_proto::wire::{Area, Errno, RegionCapability, RegionFlags, RegionInfo};
 use crate::doorbell::{Doorbell, IoEventFd};
 use crate::memory::SharedMemory;
 use crate::pci::{BARS, BarKind, ConfigSpace};
+use crate::seldom::Seldom;
 
 use io_fds::IoFds;
 pub(super) use io_fds::IoFdsAnswer;
@@ -214,11 +215,16 @@ impl Regions {
     ///
     /// # Errors
     /// `EINVAL`: the device has no such region.
-    pub(crate) fn io_fds(&self, index: u32, max_fds: usize) -> Result<IoFdsAnswer, Errno> {
+    pub(crate) fn io_fds(
+        &self,
+        index: u32,
+        max_fds: usize,
+        seldom: &Seldom,
+    ) -> Result<IoFdsAnswer, Errno> {
         if self.size(index)? == 0 {
             return Err(Errno::EINVAL);
         }
-        Ok(self.io_fds.answer(index, max_fds))
+        Ok(self.io_fds.answer(index, max_fds, seldom))
     }
 
     /// The client has gone.
