@@ -70,9 +70,7 @@ impl Coverage {
             print!("{}", table(&parts));
         }
         if let Some(folder) = &self.html {
-            let mut show = cov(&llvm, "show", &profile, &programs);
-            show.arg("-format=html").arg("-output-dir").arg(folder);
-            show.args(PARTS.iter().map(|(_, path)| root().join(path)));
+            let mut show = pages(cov(&llvm, "show", &profile, &programs), folder);
             let status = show.status().context("llvm-cov does not start")?;
             ensure!(status.success(), "llvm-cov: {status}");
             eprintln!("each line: {}", folder.join("index.html").display());
@@ -155,6 +153,14 @@ fn cov(llvm: &Llvm, what: &str, profile: &Path, programs: &[PathBuf]) -> Command
     command
 }
 
+/// Has llvm-cov write the lines of the parts to a folder.
+fn pages(mut show: Command, folder: &Path) -> Command {
+    show.arg("-format=html").arg("-output-dir").arg(folder);
+    // The first path would be taken for a program without this.
+    show.arg("-sources").args(PARTS.iter().map(|(_, path)| root().join(path)));
+    show
+}
+
 /// What llvm-cov says of the files of each part.
 fn parts(report: &Value) -> Result<Vec<Part>> {
     let files = report["data"][0]["files"].as_array().context("llvm-cov names no files")?;
@@ -234,6 +240,15 @@ mod tests {
         let text = table(&parts(&report(50)).unwrap());
         assert!(text.contains("wire") && text.contains("50.0%  TOO LOW"), "{text}");
         assert!(text.contains("  caps.rs"), "{text}");
+    }
+
+    #[test]
+    fn pages_are_of_the_parts_which_are_no_programs() {
+        let show = pages(Command::new("llvm-cov"), Path::new("/html"));
+        let args: Vec<_> = show.get_args().map(|arg| arg.to_string_lossy()).collect();
+        let sources = args.iter().position(|arg| arg == "-sources").unwrap();
+        assert_eq!(args.len(), sources + 1 + PARTS.len());
+        assert!(args.iter().skip(sources + 1).all(|path| Path::new(&**path).is_dir()), "{args:?}");
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub enum Shape {
     Shortened,
     /// It did not do it again.
     NotAgain,
-    /// It was not tried again, because the server is no more, or it was not asked.
+    /// It was not tried again: the server is no more, there was no time, or nobody asked.
     Untried,
 }
 

@@ -35,6 +35,9 @@ const SEARCHES: u64 = 400;
 /// So many ways to reach memory are enough.
 const DOORBELLS: usize = 8;
 
+/// How long to wait for answers in a server that is known to leave some out.
+const IMPATIENT: Duration = Duration::from_millis(200);
+
 /// How long a process may take from closing its first socket to its end.
 const DYING: Duration = Duration::from_secs(1);
 
@@ -52,6 +55,8 @@ pub(crate) struct Run<'a> {
     baseline: Option<Usage>,
     first: Option<Usage>,
     last: Option<Usage>,
+    /// How long commands may take. What is known to be left unanswered is not waited for so long.
+    patience: Duration,
     began: Instant,
 }
 
@@ -84,6 +89,7 @@ impl<'a> Run<'a> {
             baseline: None,
             first: None,
             last: None,
+            patience: options.timeout,
             began: Instant::now(),
         };
         run.take_baseline();
@@ -198,7 +204,7 @@ impl<'a> Run<'a> {
                 return vec![Finding::new(Kind::Dead, None, "the server does not start any more")];
             }
         }
-        let peer = Peer { path, timeout, survey: &self.survey };
+        let peer = Peer { path, timeout, patience: self.patience, survey: &self.survey };
         let mut found = Vec::new();
         for connection in &script.connections {
             found.extend(play(peer, connection, stats));
@@ -223,7 +229,7 @@ impl<'a> Run<'a> {
             found.extend(probed);
         }
         // The sockets of one that dies are closed one after the other.
-        if found.iter().any(is_closed) && self.has_ended(DYING) {
+        if found.iter().any(is_closed) && self.has_ended(self.dying()) {
             found.push(Finding::new(Kind::Dead, None, "the server's process is no more"));
         } else if turned_away {
             let text = "new connections are closed, whatever they say";
@@ -242,6 +248,13 @@ impl<'a> Run<'a> {
             }
         }
         found
+    }
+
+    /// How long the server may take to die after it has closed a connection. One that is known to
+    /// close them for no reason is not waited for so long.
+    fn dying(&self) -> Duration {
+        let closes = self.found.iter().any(|found| found.finding.kind == Kind::Closed);
+        if closes { DYING / 10 } else { DYING }
     }
 
     /// Whether the server's process ends within this time. One that can't be watched does not.
@@ -273,6 +286,9 @@ impl<'a> Run<'a> {
                     (self.show)(Event::New(&finding));
                     let new = self.examine(finding, case);
                     (self.show)(Event::Found(&new));
+                    if new.finding.kind == Kind::Unanswered {
+                        self.patience = self.patience.min(IMPATIENT);
+                    }
                     self.found.push(new);
                 }
                 Some(at) => self.again(at, finding, case),
@@ -310,7 +326,7 @@ impl<'a> Run<'a> {
             return restarted;
         }
         let (path, timeout) = (self.target.path.as_path(), self.options.timeout);
-        let peer = Peer { path, timeout, survey: &self.survey };
+        let peer = Peer { path, timeout, patience: self.patience, survey: &self.survey };
         probe(peer).is_empty()
     }
 
@@ -346,8 +362,13 @@ impl<'a> Run<'a> {
         };
         candidates.push(found.script.clone());
         for mut candidate in candidates {
-            if self.does(&candidate, key, deadline) != Some(true) {
-                continue;
+            match self.does(&candidate, key, deadline) {
+                Some(true) => {}
+                Some(false) => continue,
+                None => {
+                    found.shape = Shape::Untried;
+                    break;
+                }
             }
             let outcome = minimise(&mut candidate, &mut |script| self.does(script, key, deadline));
             let unsure = self.does(&candidate, key, Instant::now() + self.options.minimise);

@@ -57,7 +57,8 @@ pub(crate) fn with(accesses: &[Message]) -> Script {
         send(commands.window()),
         Step::Wait,
     ];
-    steps.extend(accesses.iter().cloned().map(send));
+    // One by one: some servers that reach memory meanwhile lose what has come behind.
+    steps.extend(accesses.iter().flat_map(|access| [send(access.clone()), Step::Wait]));
     steps.push(Step::Listen);
     Script { connections: vec![Connection { steps, ..Connection::default() }] }
 }

@@ -22,6 +22,9 @@ const PADDING: usize = 2 << 20;
 /// The kernel sends no more descriptors with a message.
 const MOST_FDS: usize = 253;
 
+/// After so many findings on a connection, what else comes on it says nothing more.
+const ENOUGH: usize = 16;
+
 /// How long to listen for a command of the server.
 const LISTEN: Duration = Duration::from_millis(10);
 
@@ -33,6 +36,8 @@ const LATE: Duration = Duration::from_millis(5);
 pub(crate) struct Peer<'a> {
     pub(crate) path: &'a Path,
     pub(crate) timeout: Duration,
+    /// How long they wait for an answer once the session has begun.
+    pub(crate) patience: Duration,
     /// What it answered when nothing was wrong.
     pub(crate) survey: &'a Survey,
 }
@@ -230,30 +235,35 @@ impl Session<'_> {
 
     /// Waits until nothing is owed any more.
     fn wait_for_replies(&mut self) -> Result<(), Ended> {
-        let mut deadline = Instant::now() + self.peer.timeout;
-        let mut replies = self.stats.replies();
+        let mut deadline = Instant::now() + self.patience();
+        let mut first = self.ledger.unanswered();
         loop {
             self.flush();
             self.take()?;
-            if self.ledger.is_void() || self.ledger.unanswered().is_none() {
+            let unanswered = self.ledger.unanswered();
+            if self.ledger.is_void() || unanswered.is_none() {
                 return Ok(());
             }
-            if replies != self.stats.replies() {
-                replies = self.stats.replies();
-                deadline = Instant::now() + self.peer.timeout;
+            // Commands of the server, and replies that nobody asked for, may come without end.
+            if first != unanswered {
+                first = unanswered;
+                deadline = Instant::now() + self.patience();
             }
-            // Commands of the server may come without end: they do not count as a reply.
             if Instant::now() >= deadline || !self.wait(deadline) {
                 return self.overdue();
             }
         }
     }
 
+    fn patience(&self) -> Duration {
+        if self.ledger.is_accepted() { self.peer.patience } else { self.peer.timeout }
+    }
+
     fn overdue(&mut self) -> Result<(), Ended> {
         if self.ledger.is_void() {
             return Err(Ended);
         }
-        let seconds = self.peer.timeout.as_secs_f64();
+        let seconds = self.patience().as_secs_f64();
         let finding = match self.ledger.unanswered() {
             // Its first command: it does not serve this connection at all.
             Some(first) if is_version(first) && !self.ledger.is_accepted() => Finding::new(
@@ -278,6 +288,9 @@ impl Session<'_> {
     fn take(&mut self) -> Result<(), Ended> {
         self.main.fill();
         loop {
+            if self.findings.len() > ENOUGH {
+                return Err(Ended);
+            }
             match self.main.next() {
                 Next::Message(message) => self.on_main(message),
                 Next::Nonsense(_) if self.ledger.is_void() => return Err(Ended),

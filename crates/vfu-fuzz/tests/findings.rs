@@ -120,6 +120,19 @@ fn a_reply_to_a_reply() {
 }
 
 #[test]
+fn a_server_that_is_out_of_step_is_left_alone() {
+    let fault = |got: &RawMessage| match got.header.command {
+        8 => Doing::Bytes([right(got), message(77, 0, 0x21, &[]).repeat(1000)].concat()),
+        _ => Doing::Right,
+    };
+    let options =
+        Options { cases: Some(10), areas: vec![Area::Irqs], minimise: Duration::ZERO, ..options() };
+    let report = attack(&start(fault), &options);
+    let times = find(&report, Kind::Unasked).times;
+    assert!((17..=10 * 17).contains(&times), "{times}");
+}
+
+#[test]
 fn descriptors_that_nobody_asked_for() {
     let fault = |got: &RawMessage| match got.header.command {
         7 if u32_at(got, 8) == 5 => Doing::WithFd,

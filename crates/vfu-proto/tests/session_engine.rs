@@ -242,6 +242,24 @@ fn a_client_applies_what_came_before_a_reply() {
     assert_eq!(client.begin_command().unwrap().header().id, 2);
 }
 
+/// Commands are executed in turn, and nobody gets in between.
+#[test]
+fn a_command_can_be_followed_by_the_next_at_once() {
+    let mut client = Engine::new(Role::Client, Limits::default());
+    let ticket = client.start(Command::RegionRead, None, None).unwrap();
+    client.arrive(Channel::Main, command(1, Command::DmaWrite)).unwrap();
+    client.arrive(Channel::Main, reply(ticket, Command::RegionRead)).unwrap();
+    client.arrive(Channel::Main, command(2, Command::DmaWrite)).unwrap();
+    assert_eq!(client.begin_command().unwrap().header().id, 1);
+    assert_eq!(client.end_and_begin_command().unwrap().header().id, 2);
+    assert!(client.outcome(ticket).unwrap().is_ok(), "the first has been applied");
+    assert!(client.begin_command().is_none(), "one at a time");
+    assert!(client.end_and_begin_command().is_none());
+    assert!(client.is_executing(), "the last one has not ended");
+    client.end_command();
+    assert!(!client.is_executing());
+}
+
 #[test]
 fn the_end_comes_once_and_for_all() {
     let mut session = server();

@@ -1,8 +1,8 @@
 //! Messages out of a stream in any pieces, and whose the descriptors are.
 
 use proptest::prelude::*;
-use vfu_proto::session::{FrameError, Framer, MAX_FDS};
-use vfu_proto::wire::{Command, HEADER_SIZE, Header};
+use vfu_proto::session::{FrameError, Framer, Limits, MAX_FDS, Role, Session, Sink, Ticket};
+use vfu_proto::wire::{Command, HEADER_SIZE, Header, Kind};
 
 fn message(id: u16, payload: usize) -> Vec<u8> {
     let mut bytes = Header::command(id, Command::RegionWrite, payload).emit().to_vec();
@@ -220,4 +220,120 @@ fn what_is_missing_is_the_rest_of_one_message() {
         }
     }
     assert_eq!(ids, [1, 2, 3]);
+}
+
+/// A reply of `len` bytes of data behind `head` bytes of the message.
+fn reply(id: u16, head: usize, len: usize) -> Vec<u8> {
+    let payload = head - HEADER_SIZE + len;
+    let mut bytes = Header::command(id, Command::DmaRead, payload).reply(payload).emit().to_vec();
+    bytes.extend((0..payload).map(|i| (i % 251) as u8));
+    bytes
+}
+
+const HEAD: usize = 32;
+
+fn ticket() -> Ticket {
+    let mut session = Session::<u32>::new(Role::Server, Limits::default());
+    session.start(Command::DmaRead, None, None).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// However much of the data goes to the sink, it is where the message says.
+    #[test]
+    fn data_is_in_the_sink_or_in_the_message(
+        len in prop_oneof![5000usize..9000, 60_000usize..200_000],
+        steps in prop::collection::vec((1usize..70_000, any::<bool>(), any::<bool>()), 1..32),
+    ) {
+        let ticket = ticket();
+        let whole = reply(ticket.id(), HEAD, len);
+        let mut framer = Framer::<u32>::new(1 << 20);
+        let mut data = vec![0; len];
+        for round in 0..3 {
+            data.fill(0);
+            let stream = [&whole[..], &message(7, round)].concat();
+            let mut rest = &stream[..];
+            let (mut steps, mut got) = (steps.iter().cycle(), Vec::new());
+            while !rest.is_empty() {
+                let (most, direct, settles) = *steps.next().unwrap();
+                let mut sink = Sink::new(ticket, HEAD, &mut data);
+                let mut settled = false;
+                while !settled {
+                    let place = if direct { framer.space_in(&mut sink) } else { None };
+                    let by_message = place.is_none();
+                    let space = place.unwrap_or_else(|| framer.space());
+                    let n = space.len().min(rest.len()).min(most);
+                    space[..n].copy_from_slice(&rest[..n]);
+                    rest = &rest[n..];
+                    framer.received(n, [round as u32]);
+                    settled = settles || by_message || framer.missing() == 0 || rest.is_empty();
+                }
+                framer.settle(&mut sink).unwrap();
+                while let Some(message) = framer.pop().unwrap() {
+                    if message.header().kind() == Some(Kind::Reply) {
+                        let there = message.payload().len();
+                        prop_assert_eq!(message.len(), whole.len());
+                        prop_assert_eq!(there + message.away(), whole.len() - HEADER_SIZE);
+                        prop_assert_eq!(message.payload(), &whole[HEADER_SIZE..][..there]);
+                        let away = data.len() - message.away();
+                        prop_assert_eq!(&data[away..], &whole[HEAD + away..]);
+                        prop_assert!(!message.fds().is_empty());
+                    } else {
+                        prop_assert_eq!((message.payload().len(), message.away()), (round, 0));
+                    }
+                    got.push(message.header().id);
+                    framer.recycle(message);
+                }
+            }
+            prop_assert_eq!(got, [ticket.id(), 7]);
+        }
+    }
+}
+
+/// What a sink is not for never gets there: a command, another reply, other sizes, an error.
+#[test]
+fn only_the_reply_itself_goes_to_a_sink() {
+    let ticket = ticket();
+    let len = 100_000;
+    let command = message(ticket.id(), HEAD - HEADER_SIZE + len);
+    let mut error = reply(ticket.id(), HEAD, len);
+    error[8] |= 0x20;
+    for stream in [
+        command,
+        error,
+        reply(ticket.id() + 1, HEAD, len),
+        reply(ticket.id(), HEAD, len - 1),
+        reply(ticket.id(), HEAD, len + 1),
+    ] {
+        let mut framer = Framer::<u32>::new(1 << 20);
+        let mut data = vec![0; len];
+        let mut sink = Sink::new(ticket, HEAD, &mut data);
+        let mut rest = &stream[..];
+        while !rest.is_empty() {
+            assert!(framer.space_in(&mut sink).is_none());
+            let space = framer.space();
+            let n = space.len().min(rest.len()).min(5000);
+            space[..n].copy_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            framer.received(n, []);
+            if let Some(message) = framer.pop().unwrap() {
+                assert_eq!((message.len(), message.away()), (stream.len(), 0));
+            }
+        }
+        assert!(!framer.is_mid_message());
+    }
+}
+
+/// Large messages, one after the other, are copied as little as the first one.
+#[test]
+fn the_room_for_small_messages_does_not_grow_with_large_ones() {
+    let mut framer = Framer::<u32>::new(1 << 20);
+    let small = framer.space().len();
+    for _ in 0..10 {
+        feed(&mut framer, &message(1, 100_000), &[]);
+        assert_eq!(framer.space().len(), small);
+    }
+    feed(&mut framer, &message(1, 100).repeat(1000), &[]);
+    assert!(framer.space().len() > small);
 }

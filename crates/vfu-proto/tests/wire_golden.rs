@@ -57,6 +57,7 @@ fn version_of_qemu() {
         twin_socket: None,
         write_multiple: Some(true),
         sparse_mmap_fds: None,
+        whole_replies: None,
     };
     assert_eq!(Version::parse(&payload), Ok(Version::new(0, 0, caps)));
 }

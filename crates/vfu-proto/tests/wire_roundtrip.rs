@@ -40,7 +40,7 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
         any::<Option<u64>>(),
         any::<Option<u64>>(),
     );
-    let rest = (prop::option::of(migration), prop::option::of(twin), any::<[Option<bool>; 2]>());
+    let rest = (prop::option::of(migration), prop::option::of(twin), any::<[Option<bool>; 3]>());
     (numbers, rest).prop_map(|((fds, xfer, maps, pgsizes), (migration, twin, flags))| {
         Capabilities {
             max_msg_fds: fds,
@@ -51,6 +51,7 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
             twin_socket: twin,
             write_multiple: flags[0],
             sparse_mmap_fds: flags[1],
+            whole_replies: flags[2],
         }
     })
 }

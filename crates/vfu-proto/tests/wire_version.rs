@@ -183,6 +183,9 @@ fn only_booleans_are_booleans() {
     }
     assert_eq!(key("\"write_multiple\":true").unwrap().write_multiple, Some(true));
     assert_eq!(key("\"sparse_mmap_fds\":false").unwrap().sparse_mmap_fds, Some(false));
+    // Not in the specification: whatever else it is, nobody is refused for it.
+    assert_eq!(key("\"whole_replies\":true").unwrap().whole_replies, Some(true));
+    assert_eq!(key("\"whole_replies\":{\"a\":1}").unwrap().whole_replies, None);
 }
 
 /// J11: the page size of migration.
@@ -238,10 +241,13 @@ fn a_reply_has_only_keys_of_the_request() {
         twin_socket: Some(TwinSocket { supported: true, fd_index: Some(0) }),
         write_multiple: Some(true),
         sparse_mmap_fds: Some(true),
+        whole_replies: None,
     };
     assert_eq!(all.restricted_to(&Capabilities::default()), Capabilities::default());
     assert_eq!(Capabilities::default().restricted_to(&all), Capabilities::default());
     assert_eq!(all.restricted_to(&all), all);
+    let client = Capabilities { whole_replies: Some(true), ..all };
+    assert_eq!(client.restricted_to(&client), all, "it is about the client's replies");
 
     let proposed = Capabilities {
         max_msg_fds: Some(1),

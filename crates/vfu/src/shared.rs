@@ -13,12 +13,13 @@ use crate::link::{Asker, Link, Reenter};
 use crate::pci::{ConfigSpace, PowerState};
 use crate::seldom::Seldom;
 use crate::server::Regions;
+use crate::server::handshake::Agreed;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 
-/// The largest DMA_READ on a single socket, in bytes. QEMU loses larger replies.
+/// The largest DMA_READ of a client that has not said otherwise, in bytes. QEMU loses larger replies.
 const READ_PIECE: usize = 64 << 10;
-/// Bytes of read replies that may be under way on a single socket, for the same reason.
+/// Bytes of its read replies that may be under way, for the same reason.
 const READ_WINDOW: usize = 128 << 10;
 /// Bytes under way otherwise.
 const WINDOW: usize = 1 << 20;
@@ -80,15 +81,22 @@ pub(crate) struct Live {
     pub(crate) max_fds: usize,
     /// REGION_WRITE_MULTI was agreed on.
     pub(crate) write_multiple: bool,
+    /// No reply of the client's is lost, however large.
+    whole_replies: bool,
 }
 
 impl Live {
+    pub(crate) fn new(link: &Arc<Link>, agreed: &Agreed) -> Live {
+        let Agreed { max_transfer, max_fds, write_multiple, whole_replies } = *agreed;
+        Live { link: link.clone(), max_transfer, max_fds, write_multiple, whole_replies }
+    }
+
     pub(crate) fn read_piece(&self) -> usize {
-        if self.link.has_twin() { self.max_transfer } else { self.max_transfer.min(READ_PIECE) }
+        if self.whole_replies { self.max_transfer } else { self.max_transfer.min(READ_PIECE) }
     }
 
     pub(crate) fn read_window(&self) -> usize {
-        if self.link.has_twin() { WINDOW } else { READ_WINDOW }
+        if self.whole_replies { WINDOW } else { READ_WINDOW }
     }
 
     pub(crate) fn write_piece(&self) -> usize {

@@ -58,6 +58,72 @@ fn our_own_client_gets_pieces_of_its_size() {
     }
 }
 
+/// It says that none of its replies gets lost.
+#[test]
+fn our_own_client_is_read_in_large_pieces() {
+    let server = TestServer::start();
+    for twin in [false, true] {
+        let client = Client::builder().twin_socket(twin).connect(server.path());
+        let vmm = Vmm::over(client.unwrap());
+        vmm.set_bus_master(true).unwrap();
+        let len = 1 << 20;
+        let ram = vmm.message_ram(BASE, len).unwrap();
+        ram.store(BASE, &bytes_at(BASE, len)).unwrap();
+        let mut got = vec![0; len];
+        for round in 1..4 {
+            got.fill(0);
+            server.handle().dma().read(BASE, &mut got).unwrap();
+            assert!(got == bytes_at(BASE, len), "round {round}");
+            assert_eq!((ram.reads(), ram.largest()), (round, len));
+        }
+    }
+}
+
+/// Data goes where the asker wants it while it comes; what makes no sense of it is refused at its end.
+#[test]
+fn large_replies_are_checked_like_small_ones() {
+    let server = TestServer::start();
+    let len = 300_000;
+    for twin in [false, true] {
+        let peer = Peer::with(&server, twin, 1 << 20);
+        for round in 0..6 {
+            let piece = if twin { len } else { 64 << 10 };
+            let read = start_read(server.handle(), BASE, piece);
+            let (request, address, count) = peer.asked();
+            assert_eq!(count, piece);
+            let good = bytes_at(BASE, count);
+            let (payload, expected) = match round {
+                0 | 1 => (read_reply(address, &good), Ok(good)),
+                2 => (read_reply(address + 1, &good), Err(DmaError::Malformed("another address"))),
+                3 => {
+                    let head = words(&[address, count as u64 + 1]);
+                    let why = "its count and its data differ";
+                    ([head, good].concat(), Err(DmaError::Malformed(why)))
+                }
+                4 => {
+                    let more = [&good[..], &[0]].concat();
+                    let why = "more data than asked for";
+                    (read_reply(address, &more), Err(DmaError::Malformed(why)))
+                }
+                _ => (read_reply(address, &good[..count - 1]), Ok(good)),
+            };
+            let reply = request.reply(&payload);
+            // In pieces: the asker reads the first ones before the last has come.
+            for part in reply.chunks(if round == 0 { usize::MAX } else { 10_000 }) {
+                peer.dma().send(part).unwrap();
+            }
+            if round == 5 {
+                let (request, address, count) = peer.asked();
+                assert_eq!((address, count), (BASE + piece as u64 - 1, 1));
+                peer.give(&request, &read_reply(address, &bytes_at(address, 1)));
+            }
+            let ended = read.end();
+            assert!(ended == expected, "round {round}, twin {twin}: {:?}", ended.map(|b| b.len()));
+        }
+        peer.dma_works(server.handle());
+    }
+}
+
 #[test]
 fn reads_on_a_single_socket_are_small_enough_for_qemu() {
     let server = TestServer::start();

@@ -5,7 +5,7 @@ use vfu::client::Client;
 
 use super::device::{MEMORY, MEMORY_BAR, REGISTER_BAR};
 use super::halves::{ClientHalf, ServerHalf};
-use super::raw::{Alone, Asker, HEAD};
+use super::raw::{Alone, Asker, HEAD, touched};
 use crate::measure::{Clocked, Each, Effort, compare};
 use crate::place::{Place, between};
 use crate::roles::Process;
@@ -164,7 +164,7 @@ fn start(kind: Kind, size: usize) -> anyhow::Result<Ends> {
     let (request, reply) = kind.lengths(size);
     let (echo, socket) = Process::raw(request, reply, 1)?;
     let bare = Asker::new(socket, request, reply);
-    Ok(Ends { server, client, echo, bare, data: vec![0; size] })
+    Ok(Ends { server, client, echo, bare, data: touched(size) })
 }
 
 fn round_trip(effort: Effort, place: Place, kind: Kind, size: usize) -> anyhow::Result<Measured> {

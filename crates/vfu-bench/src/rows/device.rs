@@ -2,6 +2,8 @@
 
 use vfu::{Access, Bar, Device, Fault, Pci};
 
+use super::raw::touched;
+
 /// The BAR that has one register.
 pub(crate) const REGISTER_BAR: u32 = 0;
 /// The BAR that is memory.
@@ -25,7 +27,7 @@ pub(crate) fn pci() -> Pci {
 
 impl Plain {
     pub(crate) fn new() -> Self {
-        Plain { register: [0; 8], memory: vec![0; MEMORY] }
+        Plain { register: [0; 8], memory: touched(MEMORY) }
     }
 
     /// One whose second BAR has nothing behind it.

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use vfu::{Access, Device, Dma, DmaRange, Fault, Server};
 
 use super::device::pci;
-use super::raw::{Asker, HEAD};
+use super::raw::{Asker, HEAD, touched};
 use crate::measure::{Bursts, Each, Effort, compare};
 use crate::place::{Place, between};
 use crate::roles::{MESSAGES, Process};
@@ -132,7 +132,7 @@ fn one_at_a_time(effort: Effort, twin: bool, way: Way, size: usize) -> anyhow::R
     between(Place::OneCpu, far, |(client, (_echo, socket))| {
         let mut bare = Asker::new(socket, request, reply);
         let session = Session::begin(client)?;
-        let (dma, mut data) = (&session.dma, vec![0; size]);
+        let (dma, mut data) = (&session.dma, touched(size));
         let mut ours = Each(|| {
             match way {
                 Way::Read => dma.read(MESSAGES, &mut data)?,

@@ -12,7 +12,7 @@ pub(crate) mod halves;
 pub(crate) mod inprocess;
 mod mappings;
 mod messages;
-mod raw;
+pub(crate) mod raw;
 mod spinning;
 mod translation;
 

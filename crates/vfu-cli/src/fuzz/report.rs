@@ -138,7 +138,9 @@ fn numbers(text: &mut String, summary: &Summary) -> std::fmt::Result {
         write!(text, "seed {seed}: ")?;
     }
     let s = if cases == 1 { "" } else { "s" };
-    write!(text, "{cases} case{s} in {seconds:.1} s ({:.0}/s)", cases as f64 / seconds.max(0.001))?;
+    let rate = cases as f64 / seconds.max(0.001);
+    let digits = if rate < 10.0 { 2 } else { 0 };
+    write!(text, "{cases} case{s} in {seconds:.1} s ({rate:.digits$}/s)")?;
     if let Some(stats) = &summary.stats {
         let Stats { connections, messages, answers, closes, dma, dma_hostile, .. } = stats;
         writeln!(text, ", {connections} connections, {messages} messages")?;

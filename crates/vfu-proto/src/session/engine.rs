@@ -284,6 +284,14 @@ impl<F> Session<F> {
         Some(message)
     }
 
+    /// As [`end_command`](Self::end_command), and begins the next one, if one waits; if not the command
+    /// does not end, either.
+    pub fn end_and_begin_command(&mut self) -> Option<Message<F>> {
+        let next = self.commands.pop()?;
+        self.executed += 1;
+        Some(next)
+    }
+
     /// The command that [`begin_command`](Self::begin_command) gave has been executed.
     pub fn end_command(&mut self) {
         self.executing = false;

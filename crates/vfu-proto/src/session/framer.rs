@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::wire::{Errno, HEADER_SIZE, Header, Kind};
 
-use super::Message;
+use super::{Message, Sink};
 
 /// The most file descriptors that one message may carry: the kernel's own limit for one `sendmsg`.
 pub const MAX_FDS: usize = 253;
@@ -89,6 +89,8 @@ pub struct Framer<F> {
 struct Large<F> {
     message: Message<F>,
     filled: usize,
+    /// From here on its bytes went to a sink.
+    away: Option<usize>,
 }
 
 impl<F> Framer<F> {
@@ -112,7 +114,7 @@ impl<F> Framer<F> {
 
     /// Where the next bytes go. Never empty; what is in it means nothing.
     pub fn space(&mut self) -> &mut [u8] {
-        if let Some(Large { message, filled }) = &mut self.large {
+        if let Some(Large { message, filled, .. }) = &mut self.large {
             let (size, bytes) = (message.len(), message.buffer());
             // `pop` has made room already, if it was asked: it can say that there is none.
             if *filled == bytes.len() {
@@ -135,12 +137,46 @@ impl<F> Framer<F> {
         &mut self.buffer[self.end..]
     }
 
-    /// Tells that `n` bytes were received into [`space`](Self::space), and `fds` with them.
+    /// Where the next bytes go if they are data of the reply that `sink` is for. `None`: they are not,
+    /// and go to [`space`](Self::space).
+    ///
+    /// Who is through with the sink, be the message whole or not, calls [`settle`](Self::settle).
+    pub fn space_in<'s>(&mut self, sink: &'s mut Sink<'_>) -> Option<&'s mut [u8]> {
+        let Large { message, filled, away } = self.large.as_mut()?;
+        if *filled == message.len() || !sink.is_for(message.header()) {
+            return None;
+        }
+        let space = sink.place(*filled, message.len())?;
+        away.get_or_insert(*filled);
+        Some(space)
+    }
+
+    /// Says that nothing goes to `sink` any more. What went there of a message that is not whole is
+    /// copied: its rest may come by other ways.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn settle(&mut self, sink: &mut Sink<'_>) -> Result<(), FrameError> {
+        let Some(Large { message, filled, away }) = &mut self.large else { return Ok(()) };
+        let Some(from) = away.take_if(|_| *filled < message.len()) else { return Ok(()) };
+        let (header, bytes) = (*message.header(), message.buffer());
+        if let Some(data) = sink.place(from, *filled) {
+            grow(bytes, *filled, header)?;
+            bytes[from..*filled].copy_from_slice(data);
+        }
+        Ok(())
+    }
+
+    /// Tells that `n` bytes were received into [`space`](Self::space), or
+    /// [`space_in`](Self::space_in) a sink, and `fds` with them.
     ///
     /// Descriptors beyond [`MAX_FDS`] for one message are dropped.
     pub fn received(&mut self, n: usize, fds: impl IntoIterator<Item = F>) {
         match &mut self.large {
-            Some(large) => large.filled = (large.filled + n).min(large.message.buffer().len()),
+            Some(Large { message, filled, away }) => {
+                let room = if away.is_some() { message.len() } else { message.buffer().len() };
+                *filled = (*filled + n).min(room);
+            }
             None => {
                 self.end = (self.end + n).min(self.buffer.len());
                 self.judge(n);
@@ -160,7 +196,9 @@ impl<F> Framer<F> {
 
     /// Looks at how much came at once, and how much room that needs.
     fn judge(&mut self, n: usize) {
-        if self.end == self.buffer.len() && self.room < FULL_BUFFER {
+        // A large message gets a buffer of its own: more room here would be one more copy of it.
+        let full = self.end == self.buffer.len() && self.room < FULL_BUFFER;
+        if full && self.peek_header().is_none_or(|head| head.size as usize <= self.buffer.len()) {
             self.room = (self.room * 4).min(FULL_BUFFER);
         }
         self.quiet = if n > BUFFER / 2 { 0 } else { self.quiet.saturating_add(1) };
@@ -281,13 +319,13 @@ impl<F> Framer<F> {
         grow(bytes, room, header)?;
         bytes[..filled].copy_from_slice(here);
         (self.start, self.end) = (0, 0);
-        self.large = Some(Large { message, filled });
+        self.large = Some(Large { message, filled, away: None });
         Ok(())
     }
 
     /// The large message, if it is whole; else there is room for more of it.
     fn take_large(&mut self) -> Result<Option<Message<F>>, FrameError> {
-        if let Some(Large { message, filled }) = &mut self.large {
+        if let Some(Large { message, filled, .. }) = &mut self.large {
             let (size, header) = (message.len(), *message.header());
             let bytes = message.buffer();
             if *filled < size && *filled == bytes.len() {
@@ -296,7 +334,10 @@ impl<F> Framer<F> {
             }
         }
         let whole = self.large.take_if(|large| large.filled >= large.message.len());
-        Ok(whole.map(|large| large.message))
+        Ok(whole.map(|Large { mut message, away, .. }| {
+            message.set_away(away.map_or(0, |from| message.len() - from));
+            message
+        }))
     }
 
     /// The descriptors of the message that just ended at `self.position`.

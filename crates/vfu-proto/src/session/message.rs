@@ -17,6 +17,8 @@ struct Parts<F> {
     /// Header and payload in `bytes[..len]`; the rest is room from an earlier, larger message.
     bytes: Vec<u8>,
     len: usize,
+    /// So many of the last bytes are not here: they went to a [`Sink`](super::Sink).
+    away: usize,
     fds: Vec<F>,
 }
 
@@ -27,10 +29,13 @@ impl<F> Message<F> {
         debug_assert!(len >= HEADER_SIZE);
         match done {
             Some(mut message) => {
-                (message.0.header, message.0.len) = (header, len);
+                (message.0.header, message.0.len, message.0.away) = (header, len, 0);
                 message
             }
-            None => Message(Box::new(Parts { header, len, bytes: Vec::new(), fds: Vec::new() })),
+            None => {
+                let (bytes, fds) = (Vec::new(), Vec::new());
+                Message(Box::new(Parts { header, bytes, len, away: 0, fds }))
+            }
         }
     }
 
@@ -39,9 +44,20 @@ impl<F> Message<F> {
         &self.0.header
     }
 
-    /// What follows the header, in bytes as the peer sent them.
+    /// What follows the header, in bytes as the peer sent them; without those that are
+    /// [away](Self::away).
     pub fn payload(&self) -> &[u8] {
-        self.0.bytes.get(HEADER_SIZE..self.0.len).unwrap_or(&[])
+        self.0.bytes.get(HEADER_SIZE..self.0.len - self.0.away).unwrap_or(&[])
+    }
+
+    /// How many bytes at the end of the payload are where its asker wanted them: in the
+    /// [`Sink`](super::Sink) into which they were received.
+    pub fn away(&self) -> usize {
+        self.0.away
+    }
+
+    pub(super) fn set_away(&mut self, away: usize) {
+        self.0.away = away.min(self.0.len);
     }
 
     /// The whole message's length in bytes, header included.

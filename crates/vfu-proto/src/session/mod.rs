@@ -21,6 +21,7 @@ mod framer;
 mod limits;
 mod message;
 mod requests;
+mod sink;
 mod slots;
 mod time;
 
@@ -30,4 +31,5 @@ pub use framer::{FrameError, Framer, MAX_FDS};
 pub use limits::Limits;
 pub use message::Message;
 pub use requests::{Abort, Start, Ticket};
+pub use sink::Sink;
 pub use time::Time;

@@ -46,6 +46,11 @@ pub struct Capabilities {
     /// The region capability SPARSE_MMAP_FDS is understood.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sparse_mmap_fds: Option<bool>,
+    /// The client's replies to DMA_READ come whole, up to `max_data_xfer_size`, however full the socket is.
+    /// This key is not in the specification, and in no reply: without a twin socket it tells a client
+    /// from those whose large replies are lost, which do not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole_replies: Option<bool>,
 }
 
 /// The `migration` capability.
@@ -117,6 +122,8 @@ impl Capabilities {
             twin_socket: object(keys, "twin_socket")?.map(TwinSocket::from_keys).transpose()?,
             write_multiple: boolean(keys, "write_multiple")?,
             sparse_mmap_fds: boolean(keys, "sparse_mmap_fds")?,
+            // Somebody else's key of that name may mean anything.
+            whole_replies: keys.get("whole_replies").and_then(Value::as_bool),
         })
     }
 
@@ -147,6 +154,7 @@ impl Capabilities {
             },
             write_multiple: both(self.write_multiple, proposed.write_multiple),
             sparse_mmap_fds: both(self.sparse_mmap_fds, proposed.sparse_mmap_fds),
+            whole_replies: None,
         }
     }
 }

@@ -60,12 +60,23 @@ pub struct DmaReadReply<'a> {
 }
 
 impl<'a> DmaReadReply<'a> {
+    /// Bytes of the payload before the data.
+    pub const HEAD: usize = size_of::<Raw>();
+
     /// Reads the payload. Whether it fits the request is for the asker to check.
     ///
     /// # Errors
     /// [`Errno::EINVAL`] for a short payload and for a count that is not the length of the data.
     pub fn parse(payload: &'a [u8]) -> Result<DmaReadReply<'a>, Errno> {
-        let (address, data) = take_access_data(payload)?;
+        DmaReadReply::parse_part(payload, 0)
+    }
+
+    /// Reads a payload whose last `away` bytes, which are data, are elsewhere.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_part(payload: &'a [u8], away: usize) -> Result<DmaReadReply<'a>, Errno> {
+        let (address, data) = take_access_data(payload, away)?;
         Ok(DmaReadReply { address, data })
     }
 
@@ -97,7 +108,7 @@ impl<'a> DmaWriteRequest<'a> {
     /// [`Errno::EINVAL`] for a short payload, a count that is not the length of the data, and a
     /// range that wraps.
     pub fn parse(payload: &'a [u8]) -> Result<DmaWriteRequest<'a>, Errno> {
-        let (address, data) = take_access_data(payload)?;
+        let (address, data) = take_access_data(payload, 0)?;
         check_access(address, data.len() as u64)?;
         Ok(DmaWriteRequest { address, data })
     }
@@ -160,9 +171,10 @@ fn put_access(out: &mut Vec<u8>, address: u64, count: u64) {
     put(out, &Raw { address: address.into(), count: count.into() });
 }
 
-fn take_access_data(payload: &[u8]) -> Result<(u64, &[u8]), Errno> {
+/// The address, and what is here of the data, of which `away` bytes are not.
+fn take_access_data(payload: &[u8], away: usize) -> Result<(u64, &[u8]), Errno> {
     let (raw, data) = take::<Raw>(payload)?;
-    if raw.count.get() != data.len() as u64 {
+    if raw.count.get() != (data.len() + away) as u64 {
         return Err(Errno::EINVAL);
     }
     Ok((raw.address.get(), data))

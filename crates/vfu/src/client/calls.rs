@@ -345,11 +345,10 @@ impl Client {
         self.serve_until_sent()
     }
 
-    /// Executes a command of the server.
-    pub(super) fn serve(&self, mut command: Message) {
+    /// Executes a command of the server, and those behind it; says how many.
+    pub(super) fn serve(&self, command: Message) -> usize {
         let inner = &self.inner;
-        service::serve(&inner.link, &inner.maps, inner.max_transfer, &mut command);
-        inner.link.end_command(command);
+        service::serve(&inner.link, &inner.maps, inner.max_transfer, command)
     }
 
     /// Serves what the server has sent, without waiting; for an event loop that watches
@@ -358,8 +357,7 @@ impl Client {
         self.inner.link.poll_sockets();
         let mut served = 0;
         while let Some(command) = self.inner.link.try_begin_command() {
-            self.serve(command);
-            served += 1;
+            served += self.serve(command);
         }
         served
     }

@@ -85,6 +85,7 @@ fn defaults(settings: &ClientBuilder) -> Capabilities {
         pgsizes: Some(4096),
         twin_socket: settings.twin_socket.then_some(TwinSocket { supported: true, fd_index: None }),
         write_multiple: Some(true),
+        whole_replies: Some(true),
         ..Capabilities::default()
     }
 }

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vfu_proto::session::Ticket;
-use vfu_proto::wire::{Command, DmaReadReply, DmaReadRequest, DmaWriteReply, DmaWriteRequest};
+use vfu_proto::session::{Sink, Ticket};
+use vfu_proto::wire::{
+    Command, DmaReadReply, DmaReadRequest, DmaWriteReply, DmaWriteRequest, HEADER_SIZE,
+};
 
 use super::transfer::Buffer;
 use super::{Direction, DmaError, Region};
@@ -110,6 +112,13 @@ impl Pipeline {
         }
     }
 
+    /// Where the data of the oldest piece goes, if it is read.
+    pub(super) fn sink<'b>(&self, buffer: &'b mut Buffer<'_>) -> Option<Sink<'b>> {
+        let (ticket, range) = self.under_way.oldest.clone()?;
+        let Buffer::Read(to) = buffer else { return None };
+        Some(Sink::new(ticket, HEADER_SIZE + DmaReadReply::HEAD, &mut to[range]))
+    }
+
     /// Sends requests until the window is full. False if not even one is under way, for want of room.
     fn fill(&mut self, buffer: &Buffer<'_>, asker: &Asker<'_>) -> Result<bool, DmaError> {
         let (piece, window) = self.live.piece_and_window(buffer.direction());
@@ -182,7 +191,7 @@ impl Pipeline {
         if let Buffer::Read(to) = buffer {
             let data = check_read(&reply, address, range.len())?;
             to[range.start..][..data.len()].copy_from_slice(data);
-            let rest = range.start + data.len()..range.end;
+            let rest = range.start + data.len() + reply.away()..range.end;
             if !rest.is_empty() {
                 self.again.push(rest);
             }
@@ -216,14 +225,15 @@ impl Live {
     }
 }
 
-/// The data of a reply to `count` bytes at `address`; at least one byte, at most `count`.
+/// The data of a reply to `count` bytes at `address`, but for what went into the buffer already; in all
+/// at least one byte, at most `count`.
 fn check_read(reply: &Message, address: u64, count: usize) -> Result<&[u8], DmaError> {
-    let parsed = DmaReadReply::parse(reply.payload());
+    let parsed = DmaReadReply::parse_part(reply.payload(), reply.away());
     let parsed = parsed.map_err(|_| DmaError::Malformed("its count and its data differ"))?;
     if parsed.address != address {
         return Err(DmaError::Malformed("another address"));
     }
-    match parsed.data.len() {
+    match parsed.data.len() + reply.away() {
         0 => Err(DmaError::NoData),
         n if n > count => Err(DmaError::Malformed("more data than asked for")),
         _ => Ok(parsed.data),

@@ -208,7 +208,11 @@ impl<'a> Transfer<'a> {
     pub(crate) fn block_as(mut self, asker: &Asker<'_>) -> Result<(), DmaError> {
         while let Some(Waiting { link, pause }) = self.advance(asker)? {
             match pause {
-                Pause::Reply(ticket) => link.wait_for_end(ticket, asker)?,
+                Pause::Reply(ticket) => {
+                    let messages = self.messages.as_ref();
+                    let sink = messages.and_then(|messages| messages.sink(&mut self.buffer));
+                    link.wait_for_data(ticket, asker, sink)?;
+                }
                 Pause::Room => link.wait_for_room(asker)?,
             }
         }

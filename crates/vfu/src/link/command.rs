@@ -41,6 +41,19 @@ impl Link {
         self.wake_sleepers(&state);
     }
 
+    /// The command has been executed, and the next one is begun, if it is here already; else the command
+    /// stays the one that is being executed.
+    pub(crate) fn end_and_begin(&self, done: Message) -> Result<Message, Message> {
+        let mut state = self.lock();
+        if self.is_held(&state.session) {
+            return Err(done);
+        }
+        let Some(next) = state.session.end_and_begin_command() else { return Err(done) };
+        state.recycle(done);
+        self.wake_sleepers(&state);
+        Ok(next)
+    }
+
     /// The next command of the peer, or a kick; waits for it.
     ///
     /// `done` is a message that its executor is through with; its buffer is used again.

@@ -65,7 +65,7 @@ impl Outbox {
             (std::mem::take(draft), sent)
         } else {
             let rest = &draft[sent.min(draft.len())..];
-            let mut bytes = Vec::new();
+            let mut bytes = draft::spare();
             bytes.try_reserve_exact(rest.len() + data.len()).map_err(|_| Errno::NOMEM)?;
             bytes.extend_from_slice(rest);
             (bytes, 0)
@@ -92,10 +92,11 @@ impl Outbox {
                     chunk.fds.clear();
                     chunk.sent += n;
                     self.bytes -= n;
-                    if chunk.sent == chunk.bytes.len() {
-                        let done = self.chunks.pop_front();
-                        done.into_iter().for_each(|done| draft::give_back(done.bytes));
+                    if chunk.sent < chunk.bytes.len() {
+                        break; // the socket is full
                     }
+                    let done = self.chunks.pop_front();
+                    done.into_iter().for_each(|done| draft::give_back(done.bytes));
                 }
             }
         }

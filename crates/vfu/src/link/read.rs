@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use tracing::debug;
-use vfu_proto::session::{Channel, Closed, Framer, Time};
+use vfu_proto::session::{Channel, Closed, Framer, Sink, Time};
 
 use super::{Clock, LOOK, Link, State, lost};
 use crate::sync::MutexGuard;
@@ -74,13 +74,17 @@ impl Link {
         mut reading: Reading,
         until: Option<Time>,
         blind: bool,
+        sink: Option<&mut Sink<'_>>,
     ) -> (MutexGuard<'_, State>, bool) {
-        let result = self.look_then(&mut reading, |reading| {
-            if blind {
-                return self.receive(reading, [true; 2], true);
-            }
-            let ready = self.poll_in(reading, until).map_err(lost)?;
-            self.receive(reading, ready, false).map(|_| true)
+        let data = sink.and_then(|sink| self.read_data(&mut reading, until, blind, sink));
+        let result = data.unwrap_or_else(|| {
+            self.look_then(&mut reading, |reading| {
+                if blind {
+                    return self.receive(reading, [true; 2], true);
+                }
+                let ready = self.poll_in(reading, until).map_err(lost)?;
+                self.receive(reading, ready, false).map(|_| true)
+            })
         });
         let came = !matches!(result, Ok(false));
         let mut state = self.lock();
@@ -92,6 +96,60 @@ impl Link {
         (state, came)
     }
 
+    /// If what comes next is data that `sink` is for, receives it there: as much as comes before there is
+    /// something else to see to.
+    fn read_data(
+        &self,
+        reading: &mut Reading,
+        until: Option<Time>,
+        blind: bool,
+        sink: &mut Sink<'_>,
+    ) -> Option<Result<bool, Closed>> {
+        let channel = sink.channel();
+        reading.framers[channel as usize].as_mut()?.space_in(sink)?;
+        let received = self.receive_data(reading, until, blind, sink);
+        let framer = reading.framers[channel as usize].as_mut()?;
+        Some(framer.settle(sink).map_err(Closed::Framing).and(received))
+    }
+
+    fn receive_data(
+        &self,
+        reading: &mut Reading,
+        until: Option<Time>,
+        blind: bool,
+        sink: &mut Sink<'_>,
+    ) -> Result<bool, Closed> {
+        let (channel, mut came) = (sink.channel(), false);
+        if let Some(framer) = reading.framers[channel as usize].as_mut().filter(|_| !blind) {
+            // Most often it is here, behind its head.
+            self.receive_on(channel, framer, false, Some(sink))?;
+            if framer.missing() == 0 {
+                return Ok(true);
+            }
+        }
+        loop {
+            let ready = match blind {
+                true if came && !self.is_in_time(until, self.now()) => break,
+                true => [true; 2],
+                false => self.poll_in(reading, until).map_err(lost)?,
+            };
+            let [main, twin] = &mut reading.framers;
+            let (own, other) = if channel == Channel::Main { (main, twin) } else { (twin, main) };
+            let mut more = ready[channel as usize];
+            if let Some(framer) = other.as_mut().filter(|_| ready[channel.other() as usize]) {
+                self.receive_on(channel.other(), framer, false, None)?;
+                more = false;
+            }
+            let Some(framer) = own.as_mut().filter(|_| ready[channel as usize]) else { break };
+            let received = self.receive_on(channel, framer, blind, Some(sink))?;
+            came |= received;
+            if !more || !received || framer.missing() == 0 {
+                break;
+            }
+        }
+        Ok(came || !blind)
+    }
+
     /// Whether a receive that waits will do: one channel, nothing to send, and it ends in time, as
     /// it does after a tick.
     pub(super) fn may_receive_blind(
@@ -101,8 +159,12 @@ impl Link {
         clock: &Clock<'_>,
     ) -> bool {
         let both = reading.framers.iter().all(Option::is_some);
-        let in_time = |t: Time| self.tick.get().is_some_and(|tick| t.since(clock.now()) >= *tick);
-        !both && !self.has_unsent() && until.is_none_or(in_time)
+        !both && !self.has_unsent() && until.is_none_or(|_| self.is_in_time(until, clock.now()))
+    }
+
+    /// Whether a receive that waits ends by then, as it does after a tick.
+    fn is_in_time(&self, until: Option<Time>, now: Time) -> bool {
+        until.is_none_or(|t| self.tick.get().is_some_and(|tick| t.since(now) >= *tick))
     }
 
     /// Waits until a channel that we read can be read, or an outbox written, and flushes that; or
@@ -157,7 +219,7 @@ impl Link {
         for channel in Channel::ALL {
             let framer = &mut reading.framers[channel as usize];
             if let Some(framer) = framer.as_mut().filter(|_| ready[channel as usize]) {
-                came |= self.receive_on(channel, framer, wait)?;
+                came |= self.receive_on(channel, framer, wait, None)?;
             }
         }
         Ok(came)
@@ -168,9 +230,13 @@ impl Link {
         channel: Channel,
         framer: &mut Framer<OwnedFd>,
         wait: bool,
+        sink: Option<&mut Sink<'_>>,
     ) -> Result<bool, Closed> {
         let limit = self.receive_limit(framer);
-        let space = framer.space();
+        let space = match sink {
+            Some(sink) => framer.space_in(sink).unwrap_or_default(),
+            None => framer.space(),
+        };
         let most = limit.map_or(space.len(), |limit| limit.clamp(1, space.len()));
         let mut fds = Vec::new();
         match self.socket(channel).recv(&mut space[..most], &mut fds, wait) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use vfu_proto::session::{Abort, Session, Start, Ticket};
+use vfu_proto::session::{Abort, Session, Sink, Start, Ticket};
 use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
 use super::wait::{On, Sight};
@@ -162,7 +162,18 @@ impl Link {
         ticket: Ticket,
         asker: &Asker<'_>,
     ) -> Result<(), RequestError> {
-        self.wait_as(asker, |session| session.has_ended(ticket))
+        self.wait_for_data(ticket, asker, None)
+    }
+
+    /// As [`wait_for_end`](Self::wait_for_end); what of the reply's data is received by this thread may
+    /// go to `sink`, and is then [away](Message::away) from the message.
+    pub(crate) fn wait_for_data(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        asker: &Asker<'_>,
+        sink: Option<Sink<'_>>,
+    ) -> Result<(), RequestError> {
+        self.wait_as(asker, sink, |session| session.has_ended(ticket))
     }
 
     /// Waits until there may be room for a request.
@@ -170,16 +181,18 @@ impl Link {
     /// # Errors
     /// As for [`wait_for_end`](Self::wait_for_end).
     pub(crate) fn wait_for_room(self: &Arc<Self>, asker: &Asker<'_>) -> Result<(), RequestError> {
-        self.wait_as(asker, |session| self.has_room(session))
+        self.wait_as(asker, None, |session| self.has_room(session))
     }
 
     fn wait_as(
         self: &Arc<Self>,
         asker: &Asker<'_>,
+        mut sink: Option<Sink<'_>>,
         ended: impl Fn(&Session<OwnedFd>) -> bool,
     ) -> Result<(), RequestError> {
         loop {
-            let came = self.wait(Sight::Sees, On::Replies, |session| {
+            let (state, clock, sink) = (self.lock(), self.clock(), sink.as_mut());
+            let came = self.wait_into(state, &clock, Sight::Sees, On::Replies, sink, |session| {
                 if ended(session) {
                     return Some(Came::End(Ok(())));
                 }

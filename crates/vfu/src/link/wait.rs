@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use vfu_proto::session::{Channel, Closed, Session, Time};
+use vfu_proto::session::{Channel, Closed, Session, Sink, Time};
 
 use super::{Clock, Link, State, Wake};
 use crate::sync::MutexGuard;
@@ -46,10 +46,23 @@ impl Link {
     /// As [`wait`](Self::wait), for one who has the state already, and perhaps the time.
     pub(super) fn wait_on<'a, T>(
         &'a self,
+        state: MutexGuard<'a, State>,
+        clock: &Clock<'_>,
+        sight: Sight,
+        on: On,
+        look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
+    ) -> Result<T, Closed> {
+        self.wait_into(state, clock, sight, on, None, look)
+    }
+
+    /// As [`wait_on`](Self::wait_on), for one who has a place for the data that is waited for.
+    pub(super) fn wait_into<'a, T>(
+        &'a self,
         mut state: MutexGuard<'a, State>,
         clock: &Clock<'_>,
         sight: Sight,
         on: On,
+        mut sink: Option<&mut Sink<'_>>,
         mut look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
     ) -> Result<T, Closed> {
         let mut quiet = false;
@@ -86,7 +99,7 @@ impl Link {
                         self.poll_wake(reading.first());
                     }
                     drop(state);
-                    let (state, came) = self.read(reading, until, blind);
+                    let (state, came) = self.read(reading, until, blind, sink.as_deref_mut());
                     quiet = !came;
                     state
                 }
@@ -158,7 +171,7 @@ impl Link {
                 Some(reading) => {
                     self.poll_wake(reading.first());
                     drop(state);
-                    self.read(reading, until, false).0
+                    self.read(reading, until, false, None).0
                 }
                 None if self.has_unsent() && !state.flushing => self.wait_writable(state, until),
                 None => self.sleep(state, until),

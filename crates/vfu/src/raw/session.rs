@@ -117,11 +117,9 @@ impl Session {
             objection: terms.objection,
         };
         let agreed = handshake::answer(&self.link, &offer, &first.0)?;
-        let handshake::Agreed { max_transfer, max_fds, write_multiple } = agreed;
         self.link.opened();
         self.link.indulge();
-        let live = Live { link: self.link.clone(), max_transfer, max_fds, write_multiple };
-        station.shared.set_live(Some(Arc::new(live)));
+        station.shared.set_live(Some(Arc::new(Live::new(&self.link, &agreed))));
         Ok(())
     }
 

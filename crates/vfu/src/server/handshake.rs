@@ -29,6 +29,8 @@ pub(crate) struct Agreed {
     pub(crate) max_fds: usize,
     /// REGION_WRITE_MULTI may be used.
     pub(crate) write_multiple: bool,
+    /// No reply of the client's is too large for the socket.
+    pub(crate) whole_replies: bool,
 }
 
 /// What a server can do, whatever the client proposes.
@@ -124,7 +126,9 @@ pub(crate) fn answer(link: &Link, offer: &Offer, first: &Message) -> Result<Agre
     info!(minor = reply.minor, max_transfer, twin = has_twin, "client connected");
     let max_fds = proposed.caps.max_msg_fds.unwrap_or(DEFAULT_MAX_MSG_FDS).min(MAX_SENT_FDS);
     let write_multiple = reply.caps.write_multiple == Some(true);
-    Ok(Agreed { max_transfer, max_fds: max_fds as usize, write_multiple })
+    // With a socket of its own for DMA a client knows how to send them.
+    let whole_replies = has_twin || proposed.caps.whole_replies == Some(true);
+    Ok(Agreed { max_transfer, max_fds: max_fds as usize, write_multiple, whole_replies })
 }
 
 /// Both ends of a second socket, if the client can take one and we want it.

@@ -130,9 +130,7 @@ impl<D: Device> Server<D> {
     pub(super) fn agree(&mut self, link: &Arc<Link>, first: &Message) -> Result<(), Closed> {
         let agreed = handshake::answer(link, &Offer::of(&self.settings), first)?;
         link.opened();
-        let handshake::Agreed { max_transfer, max_fds, write_multiple } = agreed;
-        let live = Live { link: link.clone(), max_transfer, max_fds, write_multiple };
-        self.shared.set_live(Some(Arc::new(live)));
+        self.shared.set_live(Some(Arc::new(Live::new(link, &agreed))));
         context::run(&self.shared, Inside::Callback, || self.device.connected());
         Ok(())
     }

@@ -18,6 +18,13 @@ use crate::sync::kernel::{act, may_wait};
 /// Room for the descriptors of one message, and for a peer's credentials if it sends them.
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1));
 
+/// The system's own size of a socket's send buffer, in bytes. Who made one smaller had a reason.
+const USUAL_BUFFER: usize = 208 << 10;
+/// What we ask for, in bytes; the system doubles it, and makes less of it if it is told to
+/// (`net.core.wmem_max`). A mebibyte with its header then goes with one send, where it would take five and
+/// as many looks whether there is room again. Memory is taken only for what the peer has not read.
+const WANTED_BUFFER: usize = 640 << 10;
+
 /// What one `recvmsg` brought.
 #[derive(Debug)]
 pub(crate) enum Received {
@@ -46,6 +53,10 @@ pub(crate) enum Signals {
 
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Self {
+        let usual = sockopt::socket_send_buffer_size(&fd) == Ok(USUAL_BUFFER);
+        if usual {
+            let _as_it_is = sockopt::set_socket_send_buffer_size(&fd, WANTED_BUFFER);
+        }
         Socket(fd, Signals::Ignored)
     }
 

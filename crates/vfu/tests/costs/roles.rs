@@ -22,7 +22,7 @@ const RAM_SIZE: u64 = 1 << 20;
 /// Where memory lies that only messages reach.
 pub(crate) const MESSAGES: u64 = 0x9000_0000;
 /// Its size in bytes.
-pub(crate) const MESSAGES_SIZE: u64 = 1 << 16;
+pub(crate) const MESSAGES_SIZE: u64 = 1 << 20;
 
 /// Registers of the device: plain memory, and two that make it work inside the handler.
 pub(crate) const PLAIN: u64 = 0x00;

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use vfu::client::{ClientError, Memory, READ_WRITE};
 use vfu::wire::{Command, DmaWriteRequest, Errno, Request};
 use vfu::{IrqIndex, Limits};
@@ -96,6 +97,10 @@ fn unread(send_timeout: Option<Duration>) -> (Hostile, vfu::Client) {
     });
     let limits = Limits { send_timeout, reply_timeout: None, ..Limits::default() };
     let client = patient().limits(limits).connect(server.path()).unwrap();
+    for socket in client.sockets() {
+        // So that a message does not fit.
+        set_socket_send_buffer_size(socket, 4096).unwrap();
+    }
     (server, client)
 }
 
