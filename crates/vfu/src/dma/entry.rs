@@ -58,11 +58,11 @@ impl Key {
         let bit = |is: bool, need: Need| if is { need.0 } else { 0 };
         let direct = match &region.backing {
             // Longer than all of this process' addresses it can't be.
-            Backing::Mapped(_, file) if region.size <= u64::MAX >> BITS => {
+            Backing::Mapped(..) if region.size <= u64::MAX >> BITS => {
                 region.size << BITS
                     | bit(region.readable, Need::direct(Direction::Read))
                     | bit(region.writable, Need::direct(Direction::Write))
-                    | bit(file.is_prompt(), Need(4))
+                    | bit(region.is_prompt(), Need(4))
             }
             _ => 0,
         };

@@ -91,11 +91,11 @@ pub enum DmaError {
     #[error("canceled by a reset or an unmap")]
     Canceled,
     /// The device may not do it now: it is quiesced, or it asks from a callback that tells it of a
-    /// reset or an unmap, which could wait for itself; or it takes messages and asks from within a
-    /// [pin](Dma::pin).
+    /// reset or an unmap, which could wait for itself; or it may have to wait for the peer, and asks
+    /// from within a [pin](Dma::pin).
     #[error(
         "no DMA while the device is quiesced, nor from a callback of a reset or an unmap; no \
-         messages while memory is pinned"
+         waiting for the peer while memory is pinned"
     )]
     Busy,
     /// A lease was asked for, or a slice of pinned memory, of memory that is not mapped into this

@@ -38,7 +38,8 @@ impl Dma {
     /// anything: a [`Lease`](super::Lease) may be held as long as one likes, and holds up nothing but
     /// the end of its own mapping. Other sessions are not held up by either.
     ///
-    /// DMA that takes messages ends with [`DmaError::Busy`] in `f`.
+    /// DMA that may have to wait for the peer ends with [`DmaError::Busy`] in `f`: by messages, or to
+    /// files of which there are no [slices](Pinned::slice).
     ///
     /// # Errors
     /// That of `f`; or the device may not do DMA now.
@@ -64,7 +65,7 @@ impl<'a> Pinned<'a> {
     /// # Errors
     /// [`DmaError::NotDirect`] if they are reached by messages, or span mappings; or if the file lies
     /// in a filesystem that may have whoever touches it wait (any but tmpfs, which memfds are of,
-    /// and hugetlbfs). [`Dma::read`], [`Dma::write`] and, but for messages, [`Dma::lease`] take those.
+    /// and hugetlbfs). [`Dma::read`] and [`Dma::write`] take those, outside of the pin.
     #[inline]
     pub fn slice(
         &self,

@@ -130,6 +130,14 @@ impl Region {
         self.address + (self.size - 1)
     }
 
+    /// Whether who touches it never has to wait for the peer.
+    pub(super) fn is_prompt(&self) -> bool {
+        match &self.backing {
+            Backing::Mapped(_, file) | Backing::FileIo(file) => file.is_prompt(),
+            Backing::Message => false,
+        }
+    }
+
     /// Whether `address` lies in it.
     pub(super) fn has(&self, address: u64) -> bool {
         address.wrapping_sub(self.address) < self.size

@@ -181,9 +181,14 @@ impl<'a> Transfer<'a> {
         let offset = at - lease.region.address;
         let left = usize::try_from(lease.region.size - offset).unwrap_or(usize::MAX);
         let end = self.buffer.len().min(self.done.saturating_add(left));
-        if self.how == How::Messages || matches!(lease.region.backing, Backing::Message) {
-            // Who has memory pinned would keep the peer's commands waiting as long as the peer likes.
-            if self.how == How::Memory || is_reading() {
+        let by_messages =
+            self.how == How::Messages || matches!(lease.region.backing, Backing::Message);
+        // Who has memory pinned would keep the peer's commands waiting as long as the peer likes.
+        if (by_messages || !lease.region.is_prompt()) && is_reading() {
+            return Err(DmaError::Busy);
+        }
+        if by_messages {
+            if self.how == How::Memory {
                 return Err(DmaError::Busy);
             }
             let live = self.shared.live().ok_or(DmaError::NotConnected)?;
