@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use anyhow::Context;
 use vfu::dma::Direction;
 use vfu::wire::{DmaMap, DmaMapFlags, DmaUnmapRequest, Request, UnmapWhat};
+use vfu::{Dma, DmaError};
 use vfu_testkit::{SharedRam, command};
 
 use crate::rows::halves::{ClientHalf, ServerHalf};
@@ -45,6 +46,8 @@ pub fn all() -> Vec<Operation> {
         op("direct-read-4B", "DMA of 4 bytes through shared memory", 20_000, direct_read),
         op("guarded-read-4B", "the same, of a file that may be cut off", 20_000, guarded_read),
         op("lease-1000", "a lease of a page, one of 1,000", 20_000, lease),
+        op("pin-1000", "a pin for a page, one of 1,000", 20_000, pin),
+        op("pin-32-of-1000", "a pin for 32 pages, each one of 1,000", 2_000, pin_many),
         op("interrupt", "an interrupt (MSI-X)", 20_000, interrupt),
         op("idle-process", "Server::process with nothing to do", 2_000, idle),
     ]
@@ -104,14 +107,46 @@ fn read(share: fn(&InProcess, u64) -> anyhow::Result<SharedRam>) -> anyhow::Resu
 }
 
 fn lease() -> anyhow::Result<Step> {
+    of_pages(|dma, next| {
+        black_box(dma.lease(next(), PAGE, Direction::Read)?);
+        Ok(())
+    })
+}
+
+fn pin() -> anyhow::Result<Step> {
+    of_pages(|dma, next| {
+        dma.pin(|memory| {
+            black_box(memory.slice(next(), PAGE, Direction::Read)?);
+            Ok(())
+        })
+    })
+}
+
+fn pin_many() -> anyhow::Result<Step> {
+    of_pages(|dma, next| {
+        dma.pin(|memory| {
+            for _ in 0..32 {
+                black_box(memory.slice(next(), PAGE, Direction::Read)?);
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Does something with the next of 1,000 pages.
+fn of_pages(
+    with: impl Fn(&Dma, &mut dyn FnMut() -> u64) -> Result<(), DmaError> + 'static,
+) -> anyhow::Result<Step> {
     let shared = Shared::pages(1_000)?;
     let dma = shared.dma();
     let mut at = 0;
     Ok(Box::new(move || {
         let shared = &shared; // all of it moves in: the client stays
-        at = (at + 371) % shared.addresses.len(); // never the same twice in a row
-        black_box(dma.lease(shared.addresses[at], PAGE, Direction::Read)?);
-        Ok(())
+        let mut next = || {
+            at = (at + 371) % shared.addresses.len(); // never the same twice in a row
+            shared.addresses[at]
+        };
+        Ok(with(&dma, &mut next)?)
     }))
 }
 

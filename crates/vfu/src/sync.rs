@@ -5,6 +5,7 @@
 //! makes a thread wait, `Arc` and `OnceLock`, is the standard library's always; except where the last to let
 //! go of an `Arc` does something, which is a [`Counted`].
 
+mod backoff;
 pub(crate) mod barrier;
 mod cell;
 #[cfg(shuttle)]
@@ -46,5 +47,7 @@ mod chosen {
     pub(crate) use shuttle::thread_local;
 }
 
+pub(crate) use backoff::Backoff;
 pub(crate) use chosen::*;
 pub(crate) use left_right::LeftRight;
+pub(crate) use readers::is_reading;

@@ -32,11 +32,12 @@ fn tried_here(handle: &Handle, address: u64) -> Vec<Result<(), DmaError>> {
     dma.write_then(address, vec![1], move |written| also_done.send(written).unwrap());
     results.extend([result.try_recv().unwrap(), result.try_recv().unwrap()]);
     results.push(dma.lease(address, 1, Direction::Read).map(drop));
+    results.push(dma.pin(|memory| memory.slice(address, 1, Direction::Read).map(drop)));
     results
 }
 
 fn all_are(results: &[Result<(), DmaError>], expected: &DmaError) {
-    assert_eq!(results.len(), 6);
+    assert_eq!(results.len(), 7);
     assert!(results.iter().all(|result| result.as_ref() == Err(expected)), "{results:?}");
 }
 
@@ -154,7 +155,7 @@ fn c22_a_callback_may_not_ask() {
         assert_eq!(tells.iter().map(|(what, _)| what).collect::<Vec<_>>(), expected);
         for (what, results) in tells {
             assert!(
-                results.len() == 6 && results.iter().all(|r| *r == Err(DmaError::Busy)),
+                results.len() == 7 && results.iter().all(|r| *r == Err(DmaError::Busy)),
                 "{what}: {results:?}"
             );
         }

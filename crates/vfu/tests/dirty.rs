@@ -60,9 +60,13 @@ fn every_write_is_logged_once() {
 
     place.dma.write(BASE + 0x1fff, &[1, 2]).unwrap();
     place.dma.lease(BASE, 0x10_0000, Direction::Write).unwrap().write(0x5000, &[3]).unwrap();
+    let pin = |memory: &vfu::dma::Pinned<'_>| {
+        memory.slice(BASE + 0xb000, 8, Direction::Write)?.write(4, &[4; 4])
+    };
+    place.dma.pin(pin).unwrap();
     place.dma.read(BASE + 0x7000, &mut [0; 64]).unwrap();
     place.dma.write(BASE + 0x9000, &[]).unwrap();
-    let expected = [(BASE + 0x1000, 0x2000), (BASE + 0x5000, 0x1000)];
+    let expected = [(BASE + 0x1000, 0x2000), (BASE + 0x5000, 0x1000), (BASE + 0xb000, 0x1000)];
     assert_eq!(place.report(BASE, 0x10_0000, PAGE), expected);
     assert_eq!(place.report(BASE, 0x10_0000, PAGE), [], "a report clears");
 

@@ -1,4 +1,4 @@
-//! Which mapping an address lies in, and the right to use it: a lease, taken and given back.
+//! Which mapping an address lies in: while memory is pinned, and as a lease, taken and given back.
 
 use std::hint::black_box;
 use std::thread;
@@ -11,18 +11,22 @@ use super::inprocess::{PAGE, Shared};
 use crate::measure::{Bulk, Effort, Side, compare};
 use crate::row::{Group, Measured, Row};
 
-/// Looks one up before the next, so that the figure is one of latency.
+/// The bytes that are looked up.
 const LEN: u64 = 64;
+/// Look-ups in one pin: a queue's thread has some descriptors at a time.
+const BATCH: usize = 32;
 
 pub(super) fn rows() -> Vec<Row> {
     let group = Group::Translation;
+    let (one, search) =
+        ("a comparison with the bounds of one mapping", "a binary search over as many bounds");
     let mut rows = vec![
         Row::new(
             group,
             "translate-same",
-            "a lease of 64 bytes, always of the same mapping",
-            "a comparison with the bounds of one mapping",
-            same,
+            format!("64 bytes in pinned memory, always of the same mapping, {BATCH} in a pin"),
+            one,
+            |effort| same(effort, How::Pinned(BATCH)),
         )
         .at_most(2.0),
     ];
@@ -31,9 +35,9 @@ pub(super) fn rows() -> Vec<Row> {
             Row::new(
                 group,
                 format!("translate-random-{count}"),
-                format!("a lease of 64 bytes of a random one of {count} mappings"),
-                "a binary search over as many bounds",
-                move |effort| random(effort, count),
+                format!("the same, of a random one of {count} mappings"),
+                search,
+                move |effort| random(effort, count, How::Pinned(BATCH)),
             )
             .at_most(2.0)
             .slow(count > 100_000),
@@ -43,12 +47,31 @@ pub(super) fn rows() -> Vec<Row> {
         Row::new(
             group,
             "translate-2-threads",
-            "leases of random mappings on two threads at once, time for each",
+            "the same of 1000 on two threads at once, time for each",
             "the same on one thread",
             two_threads,
         )
         .at_most(1.0 / 1.9),
     );
+    rows.extend([
+        Row::new(group, "translate-pin", "a pin for 64 bytes of the same mapping", one, |effort| {
+            same(effort, How::Pinned(1))
+        }),
+        Row::new(
+            group,
+            "lease-same",
+            "a lease of 64 bytes, always of the same mapping",
+            one,
+            |effort| same(effort, How::Leased),
+        ),
+        Row::new(
+            group,
+            "lease-random-1000",
+            "the same, of a random one of 1000",
+            search,
+            |effort| random(effort, 1_000, How::Leased),
+        ),
+    ]);
     rows
 }
 
@@ -65,12 +88,41 @@ fn pick(addresses: &[u64], state: &mut u64) -> u64 {
     addresses[index]
 }
 
-fn lease(dma: &Dma, address: u64) -> anyhow::Result<()> {
-    black_box(dma.lease(black_box(address), LEN, Direction::Read)?);
+/// In which way an address is looked up.
+#[derive(Clone, Copy)]
+enum How {
+    /// While memory is pinned, for so many addresses.
+    Pinned(usize),
+    /// As a lease.
+    Leased,
+}
+
+/// Looks so many up, and what `next` gives.
+fn look_up(how: How, dma: &Dma, times: usize, mut next: impl FnMut() -> u64) -> anyhow::Result<()> {
+    match how {
+        How::Leased => {
+            for _ in 0..times {
+                black_box(dma.lease(black_box(next()), LEN, Direction::Read)?);
+            }
+        }
+        How::Pinned(batch) => {
+            let mut left = times;
+            while left > 0 {
+                let now = left.min(batch);
+                dma.pin(|memory| {
+                    for _ in 0..now {
+                        black_box(memory.slice(black_box(next()), LEN, Direction::Read)?);
+                    }
+                    Ok(())
+                })?;
+                left -= now;
+            }
+        }
+    }
     Ok(())
 }
 
-fn same(effort: Effort) -> anyhow::Result<Measured> {
+fn same(effort: Effort, how: How) -> anyhow::Result<Measured> {
     let shared = Shared::pages(1)?;
     let (address, dma) = (shared.addresses[0], shared.dma());
     let bounds = (address, address + PAGE);
@@ -82,11 +134,11 @@ fn same(effort: Effort) -> anyhow::Result<Measured> {
         }
         Ok(())
     });
-    let mut ours = Bulk(|times| (0..times).try_for_each(|_| lease(&dma, address)));
+    let mut ours = Bulk(|times| look_up(how, &dma, times, || address));
     compare(effort, &mut limit, &mut ours)
 }
 
-fn random(effort: Effort, count: u64) -> anyhow::Result<Measured> {
+fn random(effort: Effort, count: u64, how: How) -> anyhow::Result<Measured> {
     let shared = Shared::pages(count)?;
     let (addresses, dma) = (&shared.addresses[..], shared.dma());
     let (mut seed, mut other) = (0x9e37_79b9_7f4a_7c15, 0x9e37_79b9_7f4a_7c15);
@@ -99,12 +151,11 @@ fn random(effort: Effort, count: u64) -> anyhow::Result<Measured> {
         }
         Ok(())
     });
-    let mut ours =
-        Bulk(|times| (0..times).try_for_each(|_| lease(&dma, pick(addresses, &mut other))));
+    let mut ours = Bulk(|times| look_up(how, &dma, times, || pick(addresses, &mut other)));
     compare(effort, &mut limit, &mut ours)
 }
 
-/// So many leases on each of so many threads.
+/// So many look-ups on each of so many threads.
 struct Threads<'a> {
     count: usize,
     dma: &'a Dma,
@@ -113,11 +164,12 @@ struct Threads<'a> {
 
 impl Side for Threads<'_> {
     fn batch(&mut self, times: usize, samples: &mut Vec<f64>) -> anyhow::Result<()> {
-        let each = times.max(10_000); // against the cost of starting a thread
+        let each = times.max(100_000); // against the cost of starting a thread
         let began = Instant::now();
         let work = |seed: u64| {
             let mut state = seed;
-            (0..each).try_for_each(|_| lease(self.dma, pick(self.addresses, &mut state)))
+            let next = || pick(self.addresses, &mut state);
+            look_up(How::Pinned(BATCH), self.dma, each, next)
         };
         thread::scope(|scope| {
             let seeds = (0..self.count).map(|n| 0x9e37_79b9_7f4a_7c15 + n as u64);

@@ -5,48 +5,74 @@ use std::sync::Arc;
 use super::{Backing, Direction, Region};
 
 /// What the table and leases hold, and nobody else. The last of them tells the region that it is unused.
-///
-/// What a lookup wants to know of the region lies here beside the count, so that it touches one line.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// First address, in bytes.
-    pub(super) address: u64,
-    /// Length in bytes, as the region's.
-    pub(super) size: u64,
-    readable: bool,
-    writable: bool,
-    /// It is mapped into this process.
-    pub(super) mapped: bool,
     pub(super) region: Arc<Region>,
-}
-
-impl Entry {
-    pub(super) fn new(region: Arc<Region>) -> Entry {
-        Entry {
-            address: region.address,
-            size: region.size,
-            readable: region.readable,
-            writable: region.writable,
-            mapped: matches!(region.backing, Backing::Mapped(..)),
-            region,
-        }
-    }
-
-    pub(super) fn allows(&self, direction: Direction) -> bool {
-        match direction {
-            Direction::Read => self.readable,
-            Direction::Write => self.writable,
-        }
-    }
-
-    /// The last address.
-    pub(super) fn last(&self) -> u64 {
-        self.address + (self.size - 1)
-    }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         self.region.set_unused();
+    }
+}
+
+/// What a look for direct memory wants to know of a region: two words, four of which fill a line of the
+/// cache.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key {
+    /// First address, in bytes.
+    pub(super) address: u64,
+    /// The length in bytes, behind what may be done; 0 if it is not mapped into this process.
+    direct: u64,
+}
+
+/// What may be done with direct memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need(u64);
+
+/// Bits that a length stands behind.
+const BITS: u32 = 3;
+
+impl Need {
+    /// To touch it, in a direction, as long as that may take.
+    #[inline]
+    pub(super) fn direct(direction: Direction) -> Need {
+        match direction {
+            Direction::Read => Need(1),
+            Direction::Write => Need(2),
+        }
+    }
+
+    /// To touch it, and wait for nobody else.
+    #[inline]
+    pub(super) fn prompt(direction: Direction) -> Need {
+        Need(Need::direct(direction).0 | 4)
+    }
+}
+
+impl Key {
+    /// That of no region: behind those of all.
+    pub(super) const NONE: Key = Key { address: u64::MAX, direct: 0 };
+
+    pub(super) fn new(region: &Region) -> Key {
+        let bit = |is: bool, need: Need| if is { need.0 } else { 0 };
+        let direct = match &region.backing {
+            // Longer than all of this process' addresses it can't be.
+            Backing::Mapped(..) if region.size <= u64::MAX >> BITS => {
+                region.size << BITS
+                    | bit(region.readable, Need::direct(Direction::Read))
+                    | bit(region.writable, Need::direct(Direction::Write))
+                    | bit(region.is_prompt(), Need(4))
+            }
+            _ => 0,
+        };
+        Key { address: region.address, direct }
+    }
+
+    /// Whether these bytes lie in the region, and all that may be done with them directly.
+    #[inline]
+    pub(super) fn holds(&self, address: u64, len: u64, need: Need) -> bool {
+        let (offset, size) = (address.wrapping_sub(self.address), self.direct >> BITS);
+        self.direct & need.0 == need.0 && offset < size && len <= size - offset
     }
 }

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::MemoryPolicy;
 use super::addresses::Addresses;
-use super::mapping::{Mapping, Wanted, Window, huge_page_size};
+use super::mapping::{Filesystem, Mapping, Wanted, Window};
 use crate::seldom::OF_THE_PROCESS;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -60,6 +60,8 @@ pub(crate) struct Open {
     regular: bool,
     /// which can't become less.
     sealed: bool,
+    /// Its pages are there at once, or never.
+    prompt: bool,
     /// The file's length when last looked at, in bytes; `u64::MAX` where files have none.
     length: AtomicU64,
     /// The largest part of it that is mapped.
@@ -136,13 +138,14 @@ impl Open {
         // The seal first: the peer might cut the file off and seal it between the two looks. It does not
         // keep huge pages from being taken out of the middle, and none being left.
         let sealed = is_sealed(&fd);
-        let lasting = sealed && huge_page_size(fd.as_fd()).is_none();
+        let filesystem = Filesystem::of(fd.as_fd());
+        let (lasting, prompt) = (sealed && filesystem.huge().is_none(), filesystem.is_prompt());
         let wanted = Wanted { readable, writable, guarded: policy.guards() && !lasting };
         let stat = fstat(&fd)?;
         let (regular, length) = (is_regular(&stat), AtomicU64::new(length(&stat)));
         let (identity, largest) = (identity(&stat), Mutex::new(Weak::new()));
         let addresses = addresses.clone();
-        Ok(Open { fd, identity, wanted, regular, sealed, length, largest, addresses })
+        Ok(Open { fd, identity, wanted, regular, sealed, prompt, length, largest, addresses })
     }
 
     /// Checks that it may be read and written as is wanted; `mmap` does that itself.
@@ -217,6 +220,11 @@ impl File {
     /// Which piece of which file.
     pub(crate) fn identity(&self) -> ((u64, u64), u64) {
         (self.open.identity, self.offset)
+    }
+
+    /// Whether who touches its pages never has to wait for the peer.
+    pub(super) fn is_prompt(&self) -> bool {
+        self.open.prompt
     }
 
     /// Whether the bytes lie in the file, as far as is known. It may have grown since the last look,

@@ -1,7 +1,8 @@
 //! Direct memory, held on to.
 
+use super::span::Span;
 use super::table::Lease as Held;
-use super::{Direction, Dma, DmaError, file_error};
+use super::{Direction, Dma, DmaError};
 
 /// A piece of the peer's memory that the device may touch as long as it holds this.
 ///
@@ -13,12 +14,7 @@ use super::{Direction, Dma, DmaError, file_error};
 /// lease has gone, while everything else goes on. A lease never outlives its mapping: the memory
 /// stays mapped as long as it is held, even if the peer is gone.
 #[derive(Debug)]
-pub struct Lease {
-    held: Held,
-    /// Where it begins, in bytes from the mapping's start.
-    offset: u64,
-    len: u64,
-}
+pub struct Lease(Span<Held>);
 
 impl Dma {
     /// Takes a lease of `len` bytes at `address`, which have to lie in one mapping that is shared
@@ -26,37 +22,45 @@ impl Dma {
     ///
     /// # Errors
     /// [`DmaError::NotDirect`] if it is reached by messages, or spans mappings.
+    #[inline]
     pub fn lease(&self, address: u64, len: u64, direction: Direction) -> Result<Lease, DmaError> {
-        let allowed = self.shared.may_dma();
-        let held = allowed.and_then(|_| self.shared.table.lease(address, direction));
-        let held = held.map_err(|e| self.shared.explain(e))?;
-        let offset = address - held.address;
-        if !held.mapped || len > held.size - offset {
-            return Err(DmaError::NotDirect { address });
+        let shared = &self.shared;
+        shared.may_dma().map_err(|e| shared.explain(e))?;
+        match shared.table.lease_of(address, len, direction) {
+            Some((held, offset)) => Ok(Lease(Span { held, offset, len })),
+            None => Err(self.why(address, direction)),
         }
-        Ok(Lease { held, offset, len })
+    }
+
+    /// Why there is no lease.
+    #[cold]
+    fn why(&self, address: u64, direction: Direction) -> DmaError {
+        match self.shared.table.check(address, 1, direction) {
+            Ok(()) => DmaError::NotDirect { address },
+            Err(e) => self.shared.explain(e),
+        }
     }
 }
 
 impl Lease {
     /// How many bytes it covers.
     pub fn len(&self) -> u64 {
-        self.len
+        self.0.len
     }
 
     /// Whether it covers none.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.0.len == 0
     }
 
     /// The address of its first byte.
     pub fn address(&self) -> u64 {
-        self.held.address + self.offset
+        self.0.address()
     }
 
     /// Whether the peer has taken the mapping back and waits for this lease to end.
     pub fn is_ending(&self) -> bool {
-        self.held.region.is_retired()
+        self.0.held.region.is_retired()
     }
 
     /// Copies from `at` bytes behind the start.
@@ -64,8 +68,7 @@ impl Lease {
     /// # Errors
     /// Beyond the end, not readable, or past the end of the peer's file.
     pub fn read(&self, at: u64, to: &mut [u8]) -> Result<(), DmaError> {
-        let offset = self.check(at, to.len(), Direction::Read)?;
-        self.held.region.read_direct(offset, to).map_err(|e| file_error(self.address() + at, e))
+        self.0.read(at, to)
     }
 
     /// Copies to `at` bytes behind the start.
@@ -73,19 +76,6 @@ impl Lease {
     /// # Errors
     /// As [`read`](Self::read), for writing.
     pub fn write(&self, at: u64, from: &[u8]) -> Result<(), DmaError> {
-        let offset = self.check(at, from.len(), Direction::Write)?;
-        self.held.region.write_direct(offset, from).map_err(|e| file_error(self.address() + at, e))
-    }
-
-    /// Where in the mapping the bytes are, if they are in the lease and may be moved.
-    fn check(&self, at: u64, len: usize, direction: Direction) -> Result<u64, DmaError> {
-        let address = self.address().wrapping_add(at);
-        if at.checked_add(len as u64).is_none_or(|end| end > self.len) {
-            return Err(DmaError::NotMapped { address });
-        }
-        if !self.held.allows(direction) {
-            return Err(DmaError::Permission { address, direction });
-        }
-        Ok(self.offset + at)
+        self.0.write(at, from)
     }
 }

@@ -172,14 +172,13 @@ impl Window {
         len: u64,
         wanted: Wanted,
     ) -> Result<Window, Errno> {
-        let huge = huge_page_size(fd);
-        Window::map(fd, (offset, len), wanted, huge)
+        Window::map(fd, (offset, len), wanted, Filesystem::of(fd).huge())
     }
 
     /// Maps the whole of `fd`, which has `len` bytes. `None` if that can't be, or is not free: huge
     /// pages are reserved when they are mapped.
     pub(super) fn of_all(fd: BorrowedFd<'_>, len: u64, wanted: Wanted) -> Option<Window> {
-        if huge_page_size(fd).is_some() {
+        if Filesystem::of(fd).huge().is_some() {
             return None;
         }
         Window::map(fd, (0, len), wanted, None).ok()
@@ -229,15 +228,45 @@ impl Window {
     }
 }
 
-/// The page size of the file's mappings in bytes, if it is one of hugetlbfs: that has pages of its own,
-/// and maps no parts of them.
-pub(super) fn huge_page_size(fd: BorrowedFd<'_>) -> Option<u64> {
-    let stat = fstatfs(fd).ok().filter(|stat| stat.f_type == HUGETLBFS_MAGIC)?;
-    let usual = rustix::param::page_size() as u64;
-    Some(u64::try_from(stat.f_bsize).unwrap_or(usual).max(usual))
+/// What a file lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filesystem {
+    /// tmpfs: a page is there at once, or after a look at the swap of this machine.
+    Memory,
+    /// hugetlbfs: it has pages of its own, of so many bytes, and maps no parts of them.
+    Huge(u64),
+    /// One that may take as long as it likes: FUSE is a process of the peer's.
+    Other,
 }
 
-/// What `statfs` says of a hugetlbfs (linux/magic.h).
+impl Filesystem {
+    pub(super) fn of(fd: BorrowedFd<'_>) -> Filesystem {
+        let usual = rustix::param::page_size() as u64;
+        match fstatfs(fd) {
+            Ok(stat) if stat.f_type == TMPFS_MAGIC => Filesystem::Memory,
+            Ok(stat) if stat.f_type == HUGETLBFS_MAGIC => {
+                Filesystem::Huge(u64::try_from(stat.f_bsize).unwrap_or(usual).max(usual))
+            }
+            _ => Filesystem::Other,
+        }
+    }
+
+    /// The size of its pages in bytes, if it has pages of its own.
+    pub(super) fn huge(self) -> Option<u64> {
+        match self {
+            Filesystem::Huge(page) => Some(page),
+            Filesystem::Memory | Filesystem::Other => None,
+        }
+    }
+
+    /// Whether who touches a page has it in bounded time, or is told that there is none.
+    pub(super) fn is_prompt(self) -> bool {
+        self != Filesystem::Other
+    }
+}
+
+/// What `statfs` says of a tmpfs, which memfds lie in, and of a hugetlbfs (linux/magic.h).
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
 const HUGETLBFS_MAGIC: FsWord = 0x9584_58f6;
 
 impl Drop for Window {

@@ -11,8 +11,10 @@ mod index;
 mod lease;
 mod mapping;
 mod message;
+mod pin;
 mod policy;
 mod region;
+mod span;
 mod table;
 mod transfer;
 
@@ -29,10 +31,11 @@ pub(crate) use future::run as run_to_end;
 pub(crate) use mapping::{Mapping, Wanted};
 pub(crate) use region::{Backing, Region};
 pub(crate) use table::{Inserted, Table};
-pub(crate) use transfer::{Buffer, How, Transfer};
+pub(crate) use transfer::{Buffer, How, Transfer, copy_at_once};
 
 pub use future::DmaFuture;
 pub use lease::Lease;
+pub use pin::{Pinned, Slice};
 pub use policy::MemoryPolicy;
 
 /// Which way bytes move.
@@ -45,7 +48,9 @@ pub enum Direction {
 }
 
 /// Why a DMA did not happen, or not wholly.
+// With a whole word to tell them apart: what shares its place in a `Result` is moved in whole words, too.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u64)]
 pub enum DmaError {
     /// The peer has mapped nothing at this address.
     #[error("address {address:#x} is not mapped for DMA")]
@@ -86,11 +91,16 @@ pub enum DmaError {
     #[error("canceled by a reset or an unmap")]
     Canceled,
     /// The device may not do it now: it is quiesced, or it asks from a callback that tells it of a
-    /// reset or an unmap, which could wait for itself.
-    #[error("no DMA while the device is quiesced, nor from a callback of a reset or an unmap")]
+    /// reset or an unmap, which could wait for itself; or it may have to wait for the peer, and asks
+    /// from within a [pin](Dma::pin).
+    #[error(
+        "no DMA while the device is quiesced, nor from a callback of a reset or an unmap; no \
+         waiting for the peer while memory is pinned"
+    )]
     Busy,
-    /// A lease was asked for of memory that is not mapped into this process as a whole.
-    #[error("the memory at {address:#x} is not shared, or not in one mapping")]
+    /// A lease was asked for, or a slice of pinned memory, of memory that is not mapped into this
+    /// process as a whole; or a slice of a file that may have whoever touches it wait.
+    #[error("the memory at {address:#x} is not shared, or not in one mapping, or not in memory")]
     NotDirect {
         /// Where it was asked for.
         address: u64,
@@ -145,8 +155,8 @@ impl From<RequestError> for DmaError {
 /// device. A range may span adjacent mappings of different kinds; permission is checked for the
 /// whole before any byte moves.
 ///
-/// Memory that the peer shared by file descriptor is copied directly, or
-/// [leased](Self::lease). The rest moves by DMA_READ and DMA_WRITE messages (specification,
+/// Memory that the peer shared by file descriptor is copied directly,
+/// [leased](Self::lease), or [pinned](Self::pin) for a moment. The rest moves by DMA_READ and DMA_WRITE messages (specification,
 /// sections "VFIO_USER_DMA_READ" and "VFIO_USER_DMA_WRITE"), in pieces that the peer can take, several
 /// of them under way at once. There are three ways to wait for them:
 ///
@@ -190,6 +200,9 @@ impl Dma {
     /// # Errors
     /// See [`DmaError`]; `to` may then be filled in part.
     pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), DmaError> {
+        if copy_at_once(&self.shared, address, Buffer::Read(to)) {
+            return Ok(());
+        }
         Transfer::new(&self.shared, address, Buffer::Read(to)).block()
     }
 
@@ -198,6 +211,9 @@ impl Dma {
     /// # Errors
     /// See [`DmaError`]; a part may have been written.
     pub fn write(&self, address: u64, from: &[u8]) -> Result<(), DmaError> {
+        if copy_at_once(&self.shared, address, Buffer::Write(from)) {
+            return Ok(());
+        }
         Transfer::new(&self.shared, address, Buffer::Write(from)).block()
     }
 

@@ -7,6 +7,7 @@ use std::task::Waker;
 use rustix::io::Errno as SysErrno;
 use vfu_proto::wire::{AccessMode, DmaMap, DmaMapFlags, Errno};
 
+use super::Direction;
 use super::dirty::Pages;
 use super::file::{File, Files};
 use super::mapping::Mapping;
@@ -127,6 +128,26 @@ impl Region {
     /// The last address. `size` is never 0.
     pub(crate) fn last(&self) -> u64 {
         self.address + (self.size - 1)
+    }
+
+    /// Whether who touches it never has to wait for the peer.
+    pub(super) fn is_prompt(&self) -> bool {
+        match &self.backing {
+            Backing::Mapped(_, file) | Backing::FileIo(file) => file.is_prompt(),
+            Backing::Message => false,
+        }
+    }
+
+    /// Whether `address` lies in it.
+    pub(super) fn has(&self, address: u64) -> bool {
+        address.wrapping_sub(self.address) < self.size
+    }
+
+    pub(super) fn allows(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Read => self.readable,
+            Direction::Write => self.writable,
+        }
     }
 
     /// Whether mapping `other` again would change nothing.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vfu_proto::wire::Errno;
 
-use super::entry::Entry;
+use super::entry::{Entry, Need};
 use super::file::Files;
 use super::index::Index;
 use super::{Direction, DmaError, MemoryPolicy, Region};
@@ -52,8 +52,9 @@ impl Table {
         let mut change = self.index.change();
         let len = change.look(|index| {
             let before = index.floor(region.last());
+            let before = before.map(|before| &before.entry.region);
             if let Some(other) = before.filter(|other| other.last() >= region.address) {
-                return if other.region.is_same(&region) { Ok(None) } else { Err(Errno::EEXIST) };
+                return if other.is_same(&region) { Ok(None) } else { Err(Errno::EEXIST) };
             }
             Ok(Some(index.len()))
         })?;
@@ -62,7 +63,7 @@ impl Table {
             return Err(Errno::EINVAL);
         }
         region.serial = self.entered.fetch_add(1, Ordering::Relaxed) + 1;
-        let entry = Counted::new(Entry::new(Arc::new(region)));
+        let entry = Counted::new(Entry { region: Arc::new(region) });
         change.make(|index| index.insert(entry.clone()));
         Ok(Inserted::New)
     }
@@ -77,8 +78,8 @@ impl Table {
         let last = size.checked_sub(1).and_then(|s| address.checked_add(s)).ok_or(Errno::EINVAL)?;
         let mut change = self.index.change();
         let other = change.look(|index| {
-            let other = index.floor(last).filter(|other| other.last() >= address);
-            other.map(|other| other.region.clone())
+            let other = index.floor(last).map(|found| &found.entry.region);
+            other.filter(|other| other.last() >= address).cloned()
         });
         let Some(other) = other else { return Ok(None) };
         if (other.address, other.last()) != (address, last) {
@@ -92,8 +93,8 @@ impl Table {
     /// Shows the mapping that `address` lies in. Who enters or takes out a mapping waits meanwhile.
     pub(crate) fn look<T>(&self, address: u64, f: impl FnOnce(&Arc<Region>) -> T) -> Option<T> {
         self.index.read(|index| {
-            let entry = index.floor(address)?;
-            (address - entry.address < entry.size).then(|| f(&entry.region))
+            let region = &index.floor(address)?.entry.region;
+            region.has(address).then(|| f(region))
         })
     }
 
@@ -114,7 +115,7 @@ impl Table {
     /// The mappings that have bytes of `first..=last`, in the order of their addresses.
     pub(crate) fn overlapping(&self, first: u64, last: u64) -> Vec<Arc<Region>> {
         self.index.read(|index| {
-            let entries = index.from(first).take_while(|entry| entry.address <= last);
+            let entries = index.from(first).take_while(|entry| entry.region.address <= last);
             entries.map(|entry| entry.region.clone()).collect()
         })
     }
@@ -132,13 +133,13 @@ impl Table {
         self.index.read(|index| {
             let (mut at, mut left) = (address, len as u64);
             while left > 0 {
-                let entry = find(index, at, direction)?;
-                let here = entry.last() - at;
+                let region = &find(index, at, direction)?.region;
+                let here = region.last() - at;
                 if left - 1 <= here {
                     break;
                 }
                 left -= here + 1;
-                let next = entry.last().checked_add(1);
+                let next = region.last().checked_add(1);
                 at = next.ok_or(DmaError::NotMapped { address: u64::MAX })?;
             }
             Ok(())
@@ -154,6 +155,27 @@ impl Table {
         // Who takes the mapping out waits until we have counted ourselves.
         self.index.read(|index| find(index, address, direction).cloned())
     }
+
+    /// Leases `len` bytes at `address`, and says how far behind the mapping's start they are: if they lie in
+    /// one that is mapped, and may be moved.
+    pub(super) fn lease_of(
+        &self,
+        address: u64,
+        len: u64,
+        direction: Direction,
+    ) -> Option<(Lease, u64)> {
+        self.index.read(|index| {
+            let found = index.floor(address)?;
+            let is_there = found.key.holds(address, len, Need::direct(direction));
+            is_there.then(|| (found.entry.clone(), address - found.key.address))
+        })
+    }
+
+    /// Shows all mappings, for as long as `f` likes: who enters one or takes one out waits meanwhile.
+    #[inline]
+    pub(super) fn pin<T>(&self, f: impl FnOnce(&Index) -> T) -> T {
+        self.index.read(f)
+    }
 }
 
 /// The right to touch a region. While it lives the mapping does.
@@ -165,10 +187,15 @@ fn all(index: &Index) -> Vec<Arc<Region>> {
 
 /// The mapping that `address` lies in, if it allows the direction.
 #[inline]
-fn find(index: &Index, address: u64, direction: Direction) -> Result<&Counted<Entry>, DmaError> {
-    let entry = index.floor(address).filter(|entry| address - entry.address < entry.size);
+pub(super) fn find(
+    index: &Index,
+    address: u64,
+    direction: Direction,
+) -> Result<&Counted<Entry>, DmaError> {
+    let entry = index.floor(address).map(|found| found.entry);
+    let entry = entry.filter(|entry| entry.region.has(address));
     let entry = entry.ok_or(DmaError::NotMapped { address })?;
-    if entry.allows(direction) {
+    if entry.region.allows(direction) {
         Ok(entry)
     } else {
         Err(DmaError::Permission { address, direction })

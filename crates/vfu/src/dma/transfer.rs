@@ -1,12 +1,19 @@
 //! One read or write of the peer's memory, from its first byte to its last.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::entry::Need;
+use super::index::Found;
 use super::message::{Pause, Pipeline};
 use super::table::Lease;
-use super::{Backing, Direction, DmaError, file_error};
+use super::{Backing, Direction, DmaError, Region, file_error};
 use crate::link::{Asker, Link};
 use crate::shared::Shared;
+use crate::sync::is_reading;
+
+/// So many bytes are copied in less time than it takes to count who does it, or little more.
+const SMALL: usize = 4096;
 
 /// Where the bytes go, or come from.
 pub(crate) enum Buffer<'a> {
@@ -28,6 +35,15 @@ impl Buffer<'_> {
             Buffer::Write(_) => Direction::Write,
         }
     }
+
+    /// Copies these of the bytes, which are at `offset` in direct memory.
+    fn copy(&mut self, range: Range<usize>, region: &Region, offset: u64) -> Result<(), DmaError> {
+        match self {
+            Buffer::Read(to) => region.read_direct(offset, &mut to[range]),
+            Buffer::Write(from) => region.write_direct(offset, &from[range]),
+        }
+        .map_err(|e| file_error(region.address.wrapping_add(offset), e))
+    }
 }
 
 /// How memory that the peer shared is reached.
@@ -39,6 +55,22 @@ pub(crate) enum How {
     Messages,
     /// Directly, and not at all where that is impossible; but at any time.
     Memory,
+}
+
+/// Copies a few bytes that lie in one mapping, while nobody changes mappings. False, if they don't, or it
+/// can't be, or not now: a [`Transfer`] finds out what it takes, or why.
+pub(crate) fn copy_at_once(shared: &Shared, address: u64, mut buffer: Buffer<'_>) -> bool {
+    let len = buffer.len();
+    if len > SMALL || shared.may_dma().is_err() {
+        return false;
+    }
+    shared.table.pin(|index| {
+        let need = Need::prompt(buffer.direction());
+        let found = index.floor(address).filter(|f| f.key.holds(address, len as u64, need));
+        found.is_some_and(|Found { key, entry }| {
+            buffer.copy(0..len, &entry.region, address - key.address).is_ok()
+        })
+    })
 }
 
 /// The state of a transfer. It moves on by [`advance`](Self::advance), which never waits; a blocking
@@ -124,7 +156,7 @@ impl<'a> Transfer<'a> {
             return Ok(());
         }
         let lease = self.shared.table.lease(self.address, direction)?;
-        if len as u64 - 1 > lease.last() - self.address {
+        if len as u64 - 1 > lease.region.last() - self.address {
             self.shared.table.check(self.address, len, direction)?;
         }
         self.first = Some(lease);
@@ -146,10 +178,16 @@ impl<'a> Transfer<'a> {
                 lease.map_err(|_| DmaError::Canceled)?
             }
         };
-        let offset = at - lease.address;
-        let left = usize::try_from(lease.size - offset).unwrap_or(usize::MAX);
+        let offset = at - lease.region.address;
+        let left = usize::try_from(lease.region.size - offset).unwrap_or(usize::MAX);
         let end = self.buffer.len().min(self.done.saturating_add(left));
-        if self.how == How::Messages || matches!(lease.region.backing, Backing::Message) {
+        let by_messages =
+            self.how == How::Messages || matches!(lease.region.backing, Backing::Message);
+        // Who has memory pinned would keep the peer's commands waiting as long as the peer likes.
+        if (by_messages || !lease.region.is_prompt()) && is_reading() {
+            return Err(DmaError::Busy);
+        }
+        if by_messages {
             if self.how == How::Memory {
                 return Err(DmaError::Busy);
             }
@@ -160,11 +198,7 @@ impl<'a> Transfer<'a> {
             self.messages = Some(pipeline);
             return Ok(true);
         }
-        match &mut self.buffer {
-            Buffer::Read(to) => lease.region.read_direct(offset, &mut to[self.done..end]),
-            Buffer::Write(from) => lease.region.write_direct(offset, &from[self.done..end]),
-        }
-        .map_err(|e| file_error(at, e))?;
+        self.buffer.copy(self.done..end, &lease.region, offset)?;
         self.done = end;
         Ok(false)
     }

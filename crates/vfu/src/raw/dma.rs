@@ -2,7 +2,7 @@
 
 use super::session::{Serve, ServeAs};
 use super::station::Station;
-use crate::dma::{Buffer, DmaError, DmaFuture, How, Transfer, run_to_end};
+use crate::dma::{Buffer, DmaError, DmaFuture, How, Transfer, copy_at_once, run_to_end};
 
 /// Whether memory that the client shared is reached without messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,9 @@ impl Station {
         direct: Direct,
         serve: Option<&dyn Serve>,
     ) -> Result<(), DmaError> {
+        if direct == Direct::Allowed && copy_at_once(&self.shared, address, Buffer::Read(to)) {
+            return Ok(());
+        }
         self.block(Transfer::with(&self.shared, address, Buffer::Read(to), self.how(direct)), serve)
     }
 
@@ -53,6 +56,9 @@ impl Station {
         direct: Direct,
         serve: Option<&dyn Serve>,
     ) -> Result<(), DmaError> {
+        if direct == Direct::Allowed && copy_at_once(&self.shared, address, Buffer::Write(from)) {
+            return Ok(());
+        }
         self.block(
             Transfer::with(&self.shared, address, Buffer::Write(from), self.how(direct)),
             serve,

@@ -45,10 +45,10 @@ impl<T> LeftRight<T> {
         }
     }
 
-    /// Shows the value. `f` should be quick, and must not change it.
+    /// Shows the value. `f` must not change it, and changes wait until it is through.
     #[inline]
     pub(crate) fn read<R>(&self, f: impl FnOnce(&T) -> R) -> R {
-        readers::reading(|| {
+        readers::reading(self.identity(), || {
             if !self.read.load(Ordering::Acquire) {
                 self.read.store(true, Ordering::SeqCst);
                 barrier::full();
@@ -56,15 +56,26 @@ impl<T> LeftRight<T> {
             barrier::light();
             let side = &self.sides[self.shown.load(Ordering::Acquire) & 1];
             // SAFETY: who changes this side has shown the other one before, and then waits for all who are
-            // within `reading` and may not have seen that.
+            // `reading` this and may not have seen that.
             side.with(|value| f(unsafe { &*value }))
         })
     }
 
     /// Begins a change, when the one before it is through.
+    ///
+    /// # Panics
+    /// From within [`read`](Self::read): it would wait for itself.
     pub(crate) fn change(&self) -> Change<'_, T> {
+        // Here, where nothing has been changed yet.
+        let is_ours = readers::is_reading_this(self.identity());
+        assert!(!is_ours, "the mappings of a session are changed by a thread that has them pinned");
         let alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         Change { of: self, _alone: alone }
+    }
+
+    /// What readers say that they read. It does not move while there is one.
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self) as usize
     }
 }
 
@@ -87,7 +98,7 @@ impl<T> Change<'_, T> {
         barrier::full();
         if of.read.load(Ordering::Relaxed) {
             of.read.store(false, Ordering::Relaxed);
-            readers::wait();
+            readers::wait(of.identity());
         }
         // SAFETY: as above, of this change.
         of.sides[shown].with_mut(|value| f(unsafe { &mut *value }));
@@ -102,3 +113,25 @@ impl<T: std::fmt::Debug> std::fmt::Debug for LeftRight<T> {
 
 #[cfg(all(test, loom))]
 mod loom_tests;
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    /// It would wait for itself for ever.
+    #[test]
+    fn who_reads_can_not_change() {
+        let [one, other] = [0, 0].map(|_| LeftRight::new(1, 1));
+        let change = |of: &LeftRight<u32>| of.change().make(|value| *value += 1);
+        let panics = |f: &dyn Fn()| catch_unwind(AssertUnwindSafe(f)).unwrap_err();
+        panics(&|| one.read(|_| change(&one)));
+        panics(&|| one.read(|_| other.read(|_| change(&one))));
+        panics(&|| one.read(|_| other.read(|_| change(&other))));
+        panics(&|| one.read(|_| one.read(|_| change(&one))));
+        one.read(|_| change(&other));
+        change(&one);
+        assert_eq!((one.read(|value| *value), other.read(|value| *value)), (2, 2));
+    }
+}

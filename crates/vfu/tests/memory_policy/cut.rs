@@ -48,6 +48,22 @@ fn a_file_that_is_cut_off_is_an_error_and_nothing_else() {
 }
 
 #[test]
+fn pinned_memory_that_is_cut_off_is_an_error_too() {
+    lives(|| {
+        let rig = Rig::new(MemoryPolicy::Guarded);
+        let ram = rig.ram();
+        ram.truncate(PAGE as u64).unwrap();
+        let (dma, at) = (rig.server.handle().dma(), BASE + 2 * PAGE as u64);
+        let read = dma.pin(|memory| memory.slice(at, 8, Direction::Read)?.read(0, &mut [0; 8]));
+        assert_eq!(read, gone(at));
+        let write = dma.pin(|memory| memory.slice(at, 8, Direction::Write)?.write(0, &[1; 8]));
+        assert_eq!(write, gone(at));
+        dma.pin(|memory| memory.slice(BASE, 4, Direction::Write)?.write(0, b"here")).unwrap();
+        assert_eq!(ram.bytes(BASE, 4).unwrap(), b"here");
+    });
+}
+
+#[test]
 fn a_copy_over_the_border_of_what_is_gone_is_an_error() {
     lives(|| {
         let rig = Rig::new(MemoryPolicy::Guarded);

@@ -39,6 +39,9 @@ fn who_copies_maps_nothing() {
             assert_eq!(rig.read(BASE + 5, 6), Ok(b"copied".to_vec()));
             let lease = rig.server.handle().dma().lease(BASE, 8, Direction::Read);
             assert_eq!(lease.unwrap_err(), DmaError::NotDirect { address: BASE });
+            let dma = rig.server.handle().dma();
+            let slice = dma.pin(|memory| memory.slice(BASE, 8, Direction::Read).map(drop));
+            assert_eq!(slice, Err(DmaError::NotDirect { address: BASE }));
             ram.truncate(0).unwrap();
             assert_eq!(rig.read(BASE, 8), gone(BASE));
             assert_eq!(rig.write(BASE, &[0; 8]), gone(BASE));

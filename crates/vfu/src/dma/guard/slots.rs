@@ -11,7 +11,7 @@ use std::sync::{OnceLock, PoisonError};
 use rustix::io::Errno;
 
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use crate::sync::{Mutex, yield_now};
+use crate::sync::{Backoff, Mutex};
 
 /// Slots that are made at once.
 const CHUNK: usize = if cfg!(loom) { 1 } else { 64 };
@@ -112,8 +112,9 @@ impl Slot {
     fn end(&self) {
         self.version.fetch_add(1, Ordering::SeqCst);
         // A read that writes: either it sees the handler's mark, or the handler sees the new version.
+        let mut backoff = Backoff::default();
         while self.users.fetch_add(0, Ordering::SeqCst) > 0 {
-            yield_now();
+            backoff.pause();
         }
     }
 

@@ -14,11 +14,11 @@ fn region(address: u64, size: u64) -> Counted<Entry> {
     let flags = DmaMapFlags::READ | DmaMapFlags::WRITE;
     let map = DmaMap { flags, offset: 0, address, size };
     let region = Region::new(&map, None, &Files::default()).unwrap();
-    Counted::new(Entry::new(Arc::new(region)))
+    Counted::new(Entry { region: Arc::new(region) })
 }
 
 fn addresses<'a>(regions: impl Iterator<Item = &'a Counted<Entry>>) -> Vec<u64> {
-    regions.map(|region| region.address).collect()
+    regions.map(|entry| entry.region.address).collect()
 }
 
 proptest! {
@@ -29,7 +29,7 @@ proptest! {
         for (enter, slot) in steps {
             let address = slot * 0x1000;
             if !enter {
-                let gone = index.remove(address).map(|region| region.address);
+                let gone = index.remove(address).map(|entry| entry.region.address);
                 prop_assert_eq!(gone, model.remove(&address));
             } else if model.insert(address, address).is_none() {
                 index.insert(region(address, 0x800));
@@ -38,7 +38,9 @@ proptest! {
             prop_assert_eq!(addresses(index.from(0)), model.keys().copied().collect::<Vec<_>>());
         }
         for at in (0..60 * 0x1000).step_by(0x400) {
-            let floor = index.floor(at).map(|region| region.address);
+            let floor = index.floor(at);
+            prop_assert!(floor.is_none_or(|found| found.key.address == found.entry.region.address));
+            let floor = floor.map(|found| found.key.address);
             prop_assert_eq!(floor, model.range(..=at).next_back().map(|(a, _)| *a));
             let from: Vec<_> = model.keys().copied().filter(|a| a + 0x7ff >= at).collect();
             prop_assert_eq!(addresses(index.from(at)), from);

@@ -8,7 +8,7 @@ use vfu_proto::wire::{DmaMap, DmaMapFlags};
 
 use super::Region;
 use crate::dma::Direction;
-use crate::dma::table::Table;
+use crate::dma::table::{Table, find};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 struct Told(AtomicUsize);
@@ -74,5 +74,28 @@ fn an_unused_region_gets_no_lease() {
         user.join().unwrap();
         let after = touched.load(Ordering::Relaxed);
         assert!(!unused || before == after, "used after it was said to be unused");
+    });
+}
+
+/// When a mapping has been taken out nobody who had it pinned touches it any more.
+#[test]
+fn an_unmap_waits_for_a_pin() {
+    loom::model(|| {
+        let table = table();
+        let touching = Arc::new(AtomicUsize::new(0));
+        let (theirs, touch) = (table.clone(), touching.clone());
+        let user = thread::spawn(move || {
+            theirs.pin(|index| {
+                if find(index, 0, Direction::Read).is_ok() {
+                    touch.store(1, Ordering::Relaxed);
+                    touch.store(0, Ordering::Relaxed);
+                }
+            });
+        });
+        let (unused, ..) = unmap(&table);
+        assert!(unused, "a pin holds no lease");
+        let now = touching.load(Ordering::Relaxed);
+        user.join().unwrap();
+        assert_eq!(now, 0);
     });
 }
