@@ -184,8 +184,9 @@ mod tests {
     /// What became of a shell script in place of a target, which was stopped once it said `#1`.
     fn ended(script: &str, stop: bool) -> Report {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(script);
+        let mut command = Command::new("env");
+        // A shell can not trap what was ignored when it began, as SIGINT is in the background.
+        command.args(["--default-signal=INT", "sh", "-c"]).arg(script);
         let path = folder.path();
         let share = Duration::from_secs(600);
         let mut worker = Worker::spawn(command, "t", share, path, path.to_owned()).unwrap();
