@@ -27,6 +27,7 @@ out 0=0 2=0 7=0 8=0 13=0 15=0
 # Change of state interrupts: a watcher of one input, and its output toggled.
 # watch LINE: starts a watcher for one event, and returns when it watches.
 watch() {
+  : > /tmp/events # the last watcher's banner is none of ours
   gpiomon -c gpiochip0 --num-events=1 --edges=both --idle-timeout=20s --banner \
     --format='line %o edge %e' "$1" > /tmp/events 2>&1 &
   await 20 grep -q Monitoring /tmp/events || fail "gpiomon does not start: $(cat /tmp/events)"
