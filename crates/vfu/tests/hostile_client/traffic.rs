@@ -86,7 +86,7 @@ fn s14_memory_after_the_unmap() {
 }
 
 /// A client of a server that has agreed on a session, and does not read any more.
-fn unread(send_timeout: Option<Duration>) -> (Hostile, vfu::Client) {
+fn unread(limits: Limits) -> (Hostile, vfu::Client) {
     let server = Hostile::new(|peer: RawPeer| {
         peer.answer_handshake(JSON, &[])?;
         // Until the client has gone.
@@ -95,13 +95,18 @@ fn unread(send_timeout: Option<Duration>) -> (Hostile, vfu::Client) {
         rustix::event::poll(&mut set, None).unwrap();
         Ok(())
     });
-    let limits = Limits { send_timeout, reply_timeout: None, ..Limits::default() };
     let client = patient().limits(limits).connect(server.path()).unwrap();
     for socket in client.sockets() {
         // So that a message does not fit.
         set_socket_send_buffer_size(socket, 4096).unwrap();
     }
     (server, client)
+}
+
+/// Limits of one who waits for answers for ever, but not for a server that does not read.
+fn unless_unread(millis: u64) -> Limits {
+    let send_timeout = Some(Duration::from_millis(millis));
+    Limits { send_timeout, reply_timeout: None, ..Limits::default() }
 }
 
 /// Every way to send ends with the session, and says why.
@@ -122,7 +127,7 @@ fn s15_a_server_that_does_not_read() {
         ];
         for (what, send) in ways {
             let before = peak();
-            let (_server, client) = unread(Some(Duration::from_millis(60)));
+            let (_server, client) = unread(unless_unread(60));
             let sending = client.clone();
             let ended = within(what, move || {
                 loop {
@@ -144,7 +149,7 @@ fn s15_a_server_that_does_not_read() {
 fn s15_many_that_send_to_a_server_that_does_not_read() {
     alone!(|| {
         let before = peak();
-        let (_server, client) = unread(Some(Duration::from_millis(200)));
+        let (_server, client) = unread(unless_unread(200));
         let threads: Vec<_> =
             (0..64)
                 .map(|_| {
@@ -157,5 +162,30 @@ fn s15_many_that_send_to_a_server_that_does_not_read() {
         within("all of them", move || threads.into_iter().for_each(|t| t.join().unwrap()));
         // 8 MiB and a message of each thread, and as much again for the threads themselves.
         assert!(peak() < before + (96 << 20), "{} bytes more", peak() - before);
+    });
+}
+
+/// Who waits for answers for a time waits no longer for room to ask; even if the server may leave unread
+/// what it likes.
+#[test]
+fn s15_no_room_in_time() {
+    alone!(|| {
+        let reply_timeout = Some(Duration::from_millis(200));
+        let limits =
+            Limits { reply_timeout, send_timeout: None, unsent_bytes: 4096, ..Limits::default() };
+        let (_server, client) = unread(limits);
+        let ended = within("every call", move || {
+            let calls = [
+                client.region_write(0, 0, &vec![1; 1 << 20]),
+                client.region_read(0, 0, &mut [0; 4]),
+                client.region_write_posted(0, 0, &[1; 4]),
+                client.reset(),
+            ];
+            assert!(client.closed().is_none());
+            calls.map(|call| call.unwrap_err().to_string())
+        });
+        for error in ended {
+            assert!(error.contains("in time"), "{error}");
+        }
     });
 }
