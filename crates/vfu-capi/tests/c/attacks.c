@@ -311,6 +311,71 @@ CASE(rs_what_a_log_does_is_not_logged)
     device_destroy();
 }
 
+static int refusals_told, refusal_lines;
+
+static void log_that_adds_up(vfu_ctx_t *ctx, int level, const char *text)
+{
+    const char *more;
+    int left_out = 0;
+
+    (void)ctx;
+    if (level > LOG_ERR)
+        return;
+    if (sscanf(text, "%d more in the last", &left_out) != 1) {
+        CHECK(strstr(text, "command failed: ") == text);
+        refusals_told++;
+        more = strchr(text, '(');
+        if (more != NULL)
+            EQ(sscanf(more, "(%d more like this", &left_out), 1);
+    }
+    refusals_told += left_out;
+    refusal_lines++;
+}
+
+static void log_line_count(vfu_ctx_t *ctx, int level, const char *text)
+{
+    (void)ctx, (void)level, (void)text;
+    refusal_lines++;
+}
+
+/* A client may make as many mistakes as it likes: few of them are written, and all are counted. */
+CASE(rs_refusals_do_not_fill_a_log)
+{
+    const int many = 2000;
+
+    ours();
+    device();
+    EQ(vfu_setup_log(dev.ctx, log_that_adds_up, LOG_DEBUG), 0);
+    for (int i = 0; i < many; i++)
+        EQ(call(99, NULL, 0, NULL, 0, NULL), EINVAL);
+    CHECK(refusals_told < many);
+    device_destroy();
+    EQ(refusals_told, many);
+    CHECK(refusal_lines < many / 10); /* five in 10 s, on however slow a machine */
+}
+
+/* Nor does one that comes again and again. */
+CASE(rs_clients_that_are_refused_do_not_fill_a_log)
+{
+    const int many = 200;
+
+    ours();
+    device_create(LIBVFIO_USER_FLAG_ATTACH_NB);
+    device_setup(VFU_PCI_TYPE_CONVENTIONAL);
+    EQ(vfu_realize_ctx(dev.ctx), 0);
+    EQ(vfu_setup_log(dev.ctx, log_line_count, LOG_ERR), 0);
+    for (int i = 0; i < many; i++) {
+        int sock = wire_connect(SOCKET);
+
+        wire_command(sock, 1, VFIO_USER_DEVICE_RESET, NULL, 0, NULL, 0);
+        while (vfu_attach_ctx(dev.ctx) != 0 && (errno == EAGAIN || errno == EINTR))
+            ;
+        close(sock);
+    }
+    CHECK(refusal_lines >= 1 && refusal_lines < many / 2);
+    device_destroy();
+}
+
 static void go_and_run(void)
 {
     disconnect();
