@@ -1,9 +1,11 @@
 /* What a client, or a program's own callback, could do to stop or confuse a device. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -374,6 +376,42 @@ CASE(rs_clients_that_are_refused_do_not_fill_a_log)
     }
     CHECK(refusal_lines >= 1 && refusal_lines < many / 2);
     device_destroy();
+}
+
+/* A forked child has the sockets too. Whatever becomes of it, the client sees when the device ends. */
+CASE(rs_a_forked_child_does_not_hold_a_session)
+{
+    int until[2], status;
+    pid_t child;
+    char byte;
+
+    ours();
+    device();
+    map_ram(-1);
+    EQ(pipe(until), 0);
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        close(until[1]);
+        close(dev.sock);
+        close(dev.dma_sock);
+        _exit(read(until[0], &byte, 1) == 0 ? 0 : 1);
+    }
+    close(until[0]);
+    EQ(config_read(0, 4), 0x56781234);
+    vfu_destroy_ctx(dev.ctx);
+    dev.ctx = NULL;
+    {
+        struct pollfd end = {.fd = dev.sock, .events = POLLIN};
+
+        EQ(poll(&end, 1, 20000), 1);
+    }
+    EQ(recv(dev.sock, &byte, 1, MSG_DONTWAIT), 0);
+    EQ(waitpid(child, &status, WNOHANG), 0);
+    close(until[1]);
+    EQ(waitpid(child, &status, 0), child);
+    EQ(status, 0);
+    disconnect();
 }
 
 static void go_and_run(void)
