@@ -73,6 +73,8 @@ typedef enum {
  * Creates a device and listens at path, which must not exist yet; "" is an address that the kernel chooses. NULL with
  * errno: ENOTSUP for another trans or dev_type, EINVAL for unknown flags, EADDRINUSE, ENAMETOOLONG and what bind(2) says.
  * The device starts with one vector each of VFU_DEV_ERR_IRQ and VFU_DEV_REQ_IRQ.
+ * After fork() the child must not use it, nor anything of it: the library has threads and locks, and two processes would
+ * read one stream. It may end, by _exit(), or execute another program.
  */
 vfu_ctx_t *vfu_create_ctx(vfu_trans_t trans, const char *path, int flags, void *pvt, vfu_dev_type_t dev_type);
 

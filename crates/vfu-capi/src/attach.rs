@@ -22,6 +22,9 @@ const MAX_FDS: u32 = 8;
 const CLIENT_MAX_FDS: u32 = 1024;
 const PAGE: u64 = 4096;
 
+/// The kind of what is logged then.
+const REFUSED: &str = "client refused";
+
 /// How long a call that may not block waits for a client that has connected. Clients send VERSION at
 /// once, and there are programs that do not ask again before another one connects.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -65,7 +68,7 @@ pub unsafe extern "C" fn vfu_attach_ctx(ctx: *mut Ctx) -> c_int {
                 Err(e)
             }
             Err(e) => {
-                ctx.log(ERR, format_args!("client refused: {:?}", session.closed()));
+                ctx.log_seldom(ERR, REFUSED, format_args!("{:?}", session.closed()));
                 Err(e)
             }
         }
@@ -135,7 +138,7 @@ impl Context {
         let caps = Capabilities { twin_socket, write_multiple: Some(true), ..always };
         let terms = Terms { minor: MINOR, caps, always, objection };
         if let Err(why) = session.agree(self.station(), first, &terms) {
-            self.log(ERR, format_args!("client refused: {why}"));
+            self.log_seldom(ERR, REFUSED, format_args!("{why}"));
             return Err(errno_of(&why));
         }
         if self.has(FLAG_ATTACH_NB) {

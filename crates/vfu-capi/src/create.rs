@@ -61,6 +61,7 @@ pub unsafe extern "C" fn vfu_destroy_ctx(ctx: *mut Ctx) {
             drop(context.take_pending());
             context.setup().quiesce = None;
             context.end();
+            context.log_rest(true);
         }
         // SAFETY: it came from `Box::into_raw`, and the program gives it back now.
         drop(unsafe { Box::from_raw(ctx.cast::<Context>()) });

@@ -56,7 +56,8 @@ impl Context {
                     session.reply(&header, out, &send.collect::<Vec<_>>());
                 }
                 Err(e) => {
-                    self.log(ERR, format_args!("command {} failed: errno {e}", header.command));
+                    let why = format_args!("{} with errno {e}", header.command);
+                    self.log_seldom(ERR, "command failed", why);
                     session.refuse(&header, e as u32);
                     // The program may look for the errno of its callback.
                     errno::set(e);

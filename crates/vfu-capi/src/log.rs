@@ -58,6 +58,28 @@ impl Context {
         }
     }
 
+    /// Logs what a client can cause as often as it likes: a few of a kind in each interval, and how many
+    /// were left out with the next one.
+    pub(crate) fn log_seldom(&self, level: c_int, kind: &'static str, why: fmt::Arguments<'_>) {
+        if !self.log.wants(level) {
+            return;
+        }
+        if let Some(kept) = self.station().seldom(kind) {
+            self.log(level, format_args!("{kind}: {why}{kept}"));
+        }
+    }
+
+    /// Logs how many were left out and not told of: of what is due, or, at the end, of all.
+    pub(crate) fn log_rest(&self, at_the_end: bool) {
+        if !self.log.wants(ERR) {
+            return;
+        }
+        for (kind, kept) in self.station().seldom_rest(at_the_end) {
+            let time = kept.time.as_secs();
+            self.log(ERR, format_args!("{} more in the last {time} s: {kind}", kept.count));
+        }
+    }
+
     fn log_text(&self, level: c_int, text: &std::ffi::CStr) {
         let function = *lock(&self.log.function);
         if let Some(function) = function {

@@ -280,7 +280,9 @@ impl Context {
                 self.set_pending(Pending::Lost);
                 return Err(EBUSY);
             }
-            Err(e) => self.log(WARNING, format_args!("the device was not quiesced: errno {e}")),
+            Err(e) => {
+                self.log_seldom(WARNING, "the device was not quiesced", format_args!("errno {e}"));
+            }
         }
         self.end();
         Err(ENOTCONN)
@@ -300,6 +302,7 @@ impl Context {
         self.leave_migration();
         self.irqs.clear();
         self.tell_completed_now();
+        self.log_rest(false);
         // The program may ask who it was until now.
         self.set_session(None);
     }

@@ -11,7 +11,11 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use common::{Language, crate_dir, files, library_dir, run, said, scratch, skip, tool};
+use vfu::{Client, Limits};
 use vfu_testkit::Vmm;
+
+/// For what has to happen, on however slow a machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How a sample is built and run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +112,7 @@ fn serve(dir: &Path, name: &str, watch: Watch, socket: &Path) -> Running {
     );
     let begun = Instant::now();
     while !listens(socket) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{name} does not listen");
+        assert!(begun.elapsed() < PATIENCE, "{name} does not listen");
         std::thread::yield_now();
     }
     server
@@ -163,7 +167,7 @@ fn copy(vmm: &Vmm, from: u64, to: u64, length: u32, command: u32) -> u32 {
     vmm.write32(0, 0x20, command).expect("command");
     let begun = Instant::now();
     while vmm.read32(0, 0x28).expect("count") == before {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the copy does not end");
+        assert!(begun.elapsed() < PATIENCE, "the copy does not end");
     }
     vmm.read32(0, 0x2c).expect("result")
 }
@@ -207,7 +211,11 @@ fn one_device(dir: &Path, watch: Watch, name: &str, drive: fn(&Vmm)) {
     let sockets = tempfile::tempdir().expect("a folder in /tmp");
     let socket = sockets.path().join(name);
     let server = serve(dir, name, watch, &socket);
-    let vmm = Vmm::connect(&socket).expect("the sample takes a client");
+    // A client that gives up only when the test has failed: under valgrind nothing is quick.
+    let never = Some(PATIENCE);
+    let limits = Limits { reply_timeout: never, handshake_timeout: never, ..Limits::default() };
+    let client = Client::builder().limits(limits).connect(&socket);
+    let vmm = Vmm::over(client.expect("the sample takes a client"));
     drive(&vmm);
     drop(vmm);
     end(server);

@@ -56,6 +56,9 @@ never are both running with the state.
 downtime_seconds, total_seconds, and with --hammer: hammer, an object with device, threads, \
 accesses_before, accesses_after, events, longest_access_seconds.";
 
+/// The least of a state that has to be moved in the time that two answers may take, in bytes.
+const PACE: u64 = 1 << 20;
+
 /// Move a device with its state from one server to another
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = NOTES)]
@@ -94,6 +97,8 @@ pub(crate) struct Args {
     wait: Duration,
 
     /// How long a server may take for each answer, in seconds; 0: for ever
+    ///
+    /// In twice that time, 1 MiB of the state has to be moved, or its end has to come.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_timeout)]
     timeout: Timeout,
 }
@@ -105,7 +110,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let to = connect::open(destination, args.wait, args.timeout.0)?;
     let device = ids(&from).map_err(|e| connect::failed(source, e))?;
     let (shown, canceled) = (Shown::new(), cancel_by_signal()?);
+    let (pace, time) = args.timeout.0.map_or((0, Duration::ZERO), |time| (PACE, time * 2));
     let migrate = Migrate::new(&from, &to)
+        .min_pace(pace, time)
         .cancel_if(|| canceled.load(Ordering::Relaxed))
         .downtime_limit(args.downtime_limit)
         .max_rounds(args.max_rounds)

@@ -1,5 +1,6 @@
 //! Memory that the device reaches by messages only.
 
+use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use vfu::client::DmaMemory;
@@ -106,16 +107,20 @@ impl MessageRam {
 
     /// What is in it, from the address `address` on; `None` if that is not in the memory.
     pub fn bytes(&self, address: u64, len: usize) -> Option<Vec<u8>> {
-        let at = usize::try_from(address.checked_sub(self.address)?).ok()?;
-        Some(self.lock().bytes.get(at..at.checked_add(len)?)?.to_vec())
+        Some(self.lock().bytes.get(self.range(address, len)?)?.to_vec())
     }
 
     /// Stores bytes from the address `address` on, as the CPU would; `None` if that is not in the
     /// memory.
     pub fn store(&self, address: u64, from: &[u8]) -> Option<()> {
-        let at = usize::try_from(address.checked_sub(self.address)?).ok()?;
-        self.lock().bytes.get_mut(at..at.checked_add(from.len())?)?.copy_from_slice(from);
+        self.lock().bytes.get_mut(self.range(address, from.len())?)?.copy_from_slice(from);
         Some(())
+    }
+
+    /// Where in `bytes` these addresses would be.
+    fn range(&self, address: u64, len: usize) -> Option<Range<usize>> {
+        let at = usize::try_from(address.checked_sub(self.address)?).ok()?;
+        Some(at..at.checked_add(len)?)
     }
 
     /// What every message goes through first.
@@ -145,5 +150,17 @@ impl DmaMemory for MessageRam {
     fn write(&self, address: u64, from: &[u8]) -> Result<(), Errno> {
         self.admit(from.len(), |state| state.writes += 1)?;
         self.store(address, from).ok_or(Errno::EFAULT)
+    }
+
+    fn lend(&self, address: u64, len: usize, send: &mut dyn FnMut(&[u8])) {
+        let mut state = self.lock();
+        if state.hold || state.refuse.is_some() {
+            return;
+        }
+        let Some(range) = self.range(address, len) else { return };
+        if range.end <= state.bytes.len() {
+            (state.reads, state.largest) = (state.reads + 1, state.largest.max(len));
+            send(&state.bytes[range]);
+        }
     }
 }

@@ -126,9 +126,9 @@ impl RawPeer {
     /// Sends all bytes, with descriptors at the first.
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// The peer has gone, or takes no byte for a [`DEADLINE`].
     pub fn send_with(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), KitError> {
-        let deadline = Instant::now() + DEADLINE;
+        let mut deadline = Instant::now() + DEADLINE;
         let (mut rest, mut fds) = (bytes, fds);
         while !rest.is_empty() {
             let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
@@ -141,6 +141,7 @@ impl RawPeer {
                 Ok(sent) => {
                     rest = &rest[sent..];
                     fds = &[];
+                    deadline = Instant::now() + DEADLINE;
                 }
                 Err(Errno::AGAIN) => self.wait(PollFlags::OUT, deadline, "the peer's reading")?,
                 Err(Errno::INTR) => {}
@@ -191,28 +192,23 @@ impl RawPeer {
     /// Receives one whole message.
     ///
     /// # Errors
-    /// [`KitError::Closed`] if the peer has gone, [`KitError::TimedOut`] after [`DEADLINE`].
+    /// [`KitError::Closed`] if the peer has gone, [`KitError::TimedOut`] after a [`DEADLINE`] without a
+    /// byte.
     pub fn recv(&self) -> Result<RawMessage, KitError> {
-        let deadline = Instant::now() + DEADLINE;
         let mut fds = Vec::new();
         let mut head = [0; HEADER_SIZE];
-        self.fill(&mut head, &mut fds, deadline)?;
+        self.fill(&mut head, &mut fds)?;
         let header = Header::parse(&head);
         let len = (header.size as usize).checked_sub(HEADER_SIZE).filter(|len| *len <= 8 << 20);
         let len = len.ok_or_else(|| KitError::Unexpected(format!("a header {header:?}")))?;
         let mut payload = vec![0; len];
-        self.fill(&mut payload, &mut fds, deadline)?;
+        self.fill(&mut payload, &mut fds)?;
         Ok(RawMessage { header, payload, fds })
     }
 
-    fn fill(
-        &self,
-        mut to: &mut [u8],
-        fds: &mut Vec<OwnedFd>,
-        deadline: Instant,
-    ) -> Result<(), KitError> {
+    fn fill(&self, mut to: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<(), KitError> {
         while !to.is_empty() {
-            match self.recv_some(to, fds, deadline)? {
+            match self.recv_some(to, fds, Instant::now() + DEADLINE)? {
                 0 => return Err(KitError::Closed),
                 n => to = &mut to[n..],
             }

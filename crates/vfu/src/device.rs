@@ -120,7 +120,8 @@ pub trait Device {
         let _ = (from, to);
     }
 
-    /// The client has mapped memory; it can be reached from now on.
+    /// The client has mapped memory; it can be reached from now on. It overlaps nothing of which the device
+    /// was not told that it is [gone](Self::dma_unmapped).
     fn dma_mapped(&mut self, range: DmaRange) {
         let _ = range;
     }
@@ -132,7 +133,9 @@ pub trait Device {
         let _ = range;
     }
 
-    /// Memory is gone: no DMA to it is under way any more, and none will start.
+    /// Memory is gone: no DMA to it is under way any more, and none will start. What the device has
+    /// leased still is an exception: if the client maps other memory at the place, it is gone then, and
+    /// the lease reaches the old memory until its end.
     fn dma_unmapped(&mut self, range: DmaRange) {
         let _ = range;
     }

@@ -89,9 +89,14 @@ impl Seldom {
     /// Writes how many there were of which nothing was written: of kinds whose interval is over, or, at
     /// the end, of all.
     pub(crate) fn tell_rest(&self, at_the_end: bool) {
-        for (name, kept) in self.rest_at(at_the_end, Instant::now()) {
+        for (name, kept) in self.rest(at_the_end) {
             warn!("{} more in the last {} s: {name}", kept.count, kept.time.as_secs());
         }
+    }
+
+    /// As [`tell_rest`](Self::tell_rest), for one who writes elsewhere.
+    pub(crate) fn rest(&self, at_the_end: bool) -> Vec<(&'static str, Kept)> {
+        self.rest_at(at_the_end, Instant::now())
     }
 
     fn rest_at(&self, at_the_end: bool, now: Instant) -> Vec<(&'static str, Kept)> {

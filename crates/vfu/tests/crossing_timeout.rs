@@ -216,3 +216,51 @@ fn c7e_a_handler_has_a_budget() {
         assert_eq!(ends.recv().unwrap(), Ok(()));
     }
 }
+
+/// No room for its request is no reason to wait longer.
+#[test]
+fn c7e_a_handler_without_room_ends_in_time() {
+    for (style, twin) in worlds() {
+        let handler_timeout = Some(Duration::from_millis(60));
+        let limits = Limits { outstanding: 1, handler_timeout, ..forever() };
+        let (ended, ends) = std::sync::mpsc::channel();
+        let bench = Bench::of(style, limits, |gadget| {
+            gadget.on_read(move |handle, _, data, _| {
+                ended.send(handle.dma().read(BASE, data)).unwrap();
+                Err(Fault::Denied)
+            })
+        });
+        let peer = bench.peer(twin);
+        let other = Face::Future.read(&bench.handle, BASE, 4);
+        let (asked, at, _) = peer.asked();
+        peer.main.send(&reg_read(1, HOOK, 4)).unwrap();
+        assert_eq!(reg_data(&peer.main, 1), [0xff; 4], "{style:?} {twin}");
+        assert_eq!(ends.recv().unwrap(), Err(DmaError::TimedOut));
+        // The other one has all the time there is.
+        peer.give(&asked, &read_reply(at, b"good"));
+        assert_eq!(other.end(), Ok(b"good".to_vec()));
+        peer.is_quiet();
+    }
+}
+
+/// Nor is a client that reads nothing.
+#[test]
+fn c7f_a_transfer_without_room_ends_in_time() {
+    for (style, twin) in worlds() {
+        let limits = Limits { unsent_bytes: 4096, send_timeout: None, ..impatient(60) };
+        let bench = Bench::plain(style, limits);
+        let peer = bench.peer(twin);
+        let mut sent = 0;
+        loop {
+            let write = start_write(&bench.handle, BASE, vec![1; 1 << 20]);
+            assert_eq!(write.end(), Err(DmaError::TimedOut), "{style:?} {twin}");
+            // One that was not even sent did not time out as a request.
+            let timeouts = bench.handle.counters().unwrap().timeouts;
+            if timeouts == sent {
+                break;
+            }
+            sent = timeouts;
+        }
+        drop(peer);
+    }
+}

@@ -1,9 +1,11 @@
 /* What a client, or a program's own callback, could do to stop or confuse a device. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -309,6 +311,107 @@ CASE(rs_what_a_log_does_is_not_logged)
     EQ(rc_inside, 2);
     EQ(vfu_setup_log(dev.ctx, NULL, LOG_ERR), 0);
     device_destroy();
+}
+
+static int refusals_told, refusal_lines;
+
+static void log_that_adds_up(vfu_ctx_t *ctx, int level, const char *text)
+{
+    const char *more;
+    int left_out = 0;
+
+    (void)ctx;
+    if (level > LOG_ERR)
+        return;
+    if (sscanf(text, "%d more in the last", &left_out) != 1) {
+        CHECK(strstr(text, "command failed: ") == text);
+        refusals_told++;
+        more = strchr(text, '(');
+        if (more != NULL)
+            EQ(sscanf(more, "(%d more like this", &left_out), 1);
+    }
+    refusals_told += left_out;
+    refusal_lines++;
+}
+
+static void log_line_count(vfu_ctx_t *ctx, int level, const char *text)
+{
+    (void)ctx, (void)level, (void)text;
+    refusal_lines++;
+}
+
+/* A client may make as many mistakes as it likes: few of them are written, and all are counted. */
+CASE(rs_refusals_do_not_fill_a_log)
+{
+    const int many = 2000;
+
+    ours();
+    device();
+    EQ(vfu_setup_log(dev.ctx, log_that_adds_up, LOG_DEBUG), 0);
+    for (int i = 0; i < many; i++)
+        EQ(call(99, NULL, 0, NULL, 0, NULL), EINVAL);
+    CHECK(refusals_told < many);
+    device_destroy();
+    EQ(refusals_told, many);
+    CHECK(refusal_lines < many / 10); /* five in 10 s, on however slow a machine */
+}
+
+/* Nor does one that comes again and again. */
+CASE(rs_clients_that_are_refused_do_not_fill_a_log)
+{
+    const int many = 200;
+
+    ours();
+    device_create(LIBVFIO_USER_FLAG_ATTACH_NB);
+    device_setup(VFU_PCI_TYPE_CONVENTIONAL);
+    EQ(vfu_realize_ctx(dev.ctx), 0);
+    EQ(vfu_setup_log(dev.ctx, log_line_count, LOG_ERR), 0);
+    for (int i = 0; i < many; i++) {
+        int sock = wire_connect(SOCKET);
+
+        wire_command(sock, 1, VFIO_USER_DEVICE_RESET, NULL, 0, NULL, 0);
+        while (vfu_attach_ctx(dev.ctx) != 0 && (errno == EAGAIN || errno == EINTR))
+            ;
+        close(sock);
+    }
+    CHECK(refusal_lines >= 1 && refusal_lines < many / 2);
+    device_destroy();
+}
+
+/* A forked child has the sockets too. Whatever becomes of it, the client sees when the device ends. */
+CASE(rs_a_forked_child_does_not_hold_a_session)
+{
+    int until[2], status;
+    pid_t child;
+    char byte;
+
+    ours();
+    device();
+    map_ram(-1);
+    EQ(pipe(until), 0);
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        close(until[1]);
+        close(dev.sock);
+        close(dev.dma_sock);
+        _exit(read(until[0], &byte, 1) == 0 ? 0 : 1);
+    }
+    close(until[0]);
+    EQ(config_read(0, 4), 0x56781234);
+    vfu_destroy_ctx(dev.ctx);
+    dev.ctx = NULL;
+    {
+        struct pollfd end = {.fd = dev.sock, .events = POLLIN};
+
+        EQ(poll(&end, 1, 20000), 1);
+    }
+    EQ(recv(dev.sock, &byte, 1, MSG_DONTWAIT), 0);
+    EQ(waitpid(child, &status, WNOHANG), 0);
+    close(until[1]);
+    EQ(waitpid(child, &status, 0), child);
+    EQ(status, 0);
+    disconnect();
 }
 
 static void go_and_run(void)

@@ -199,6 +199,21 @@ fn s12_the_state_of_the_source() {
     }
 }
 
+/// Answers come in time, but the state of 4 GiB in single bytes.
+#[test]
+fn s12_a_state_in_single_bytes() {
+    let honest = Honest::start();
+    let server = lying(|peer, request| {
+        let byte = [words(&[9, 1]), vec![7]].concat();
+        is(request, Wire::MigDataRead, None).then(|| peer.send(&request.reply(&byte)))
+    });
+    let said = fails("single bytes", "--timeout=1", &honest, Liar::Source, &server);
+    assert!(said.contains("source: its state comes too slowly"), "{said}");
+    drop(server);
+    let state = Client::connect(&honest.path).unwrap().device_state().unwrap();
+    assert_eq!(state, DeviceState::Running, "the destination was reset");
+}
+
 /// It says of itself that it is in a state to which nobody has brought it.
 #[test]
 fn s12_states_that_can_not_be() {

@@ -26,10 +26,12 @@ pub struct Limits {
     pub misplaced_commands: u64,
     /// Bytes that may wait to be sent on each channel before we stop taking commands.
     pub unsent_bytes: usize,
-    /// How long the peer may take to answer a request. `None`: for ever.
+    /// How long the peer may take to answer a request, and as long again before that until there is room
+    /// for it among the others and in what waits to be sent; but a future waits for room as long as
+    /// [`send_timeout`](Self::send_timeout) allows. `None`: for ever.
     pub reply_timeout: Option<Duration>,
-    /// How long all DMA by message inside one call of a handler may take. What comes after fails at
-    /// once. `None`: for ever.
+    /// How long all DMA by message inside one call of a handler may take, its waits for room included.
+    /// What comes after fails at once. `None`: for ever.
     pub handler_timeout: Option<Duration>,
     /// How long the peer may take to complete VERSION. `None`: for ever.
     pub handshake_timeout: Option<Duration>,

@@ -28,6 +28,16 @@ pub trait DmaMemory: Send + Sync {
     /// # Errors
     /// The errno that the server gets.
     fn write(&self, address: u64, from: &[u8]) -> Result<(), Errno>;
+
+    /// Lends the `len` bytes at `address`: calls `send` with them, or doesn't, and [`read`](Self::read) is
+    /// asked.
+    ///
+    /// Asked of long reads only, of 16 KiB or more: what is lent is sent from where it lies, and nothing is
+    /// filled or copied before. `send` does not wait for the server. Only its first call counts, and only
+    /// if the length is right.
+    fn lend(&self, address: u64, len: usize, send: &mut dyn FnMut(&[u8])) {
+        let _ = (address, len, send);
+    }
 }
 
 /// How the server reaches memory that is mapped for it.
@@ -159,6 +169,28 @@ impl Maps {
             done += len;
         }
         Ok(())
+    }
+
+    /// Has the memory [lend](DmaMemory::lend) what is read, if it is one piece that may be read. Says whether
+    /// it was sent: if not, [`read`](Self::read) does it, or tells why not.
+    pub(super) fn lend(&self, address: u64, len: usize, send: impl FnOnce(&[u8])) -> bool {
+        let maps = self.by_address.read().unwrap_or_else(PoisonError::into_inner);
+        let Some((start, map)) = maps.range(..=address).next_back() else { return false };
+        let lies_within =
+            (address - start).checked_add(len as u64).is_some_and(|end| end <= map.size);
+        let Some(served) = &map.memory else { return false };
+        if !lies_within || !map.flags.contains(DmaMapFlags::READ) {
+            return false;
+        }
+        let mut send = Some(send);
+        served.memory.lend(address, len, &mut |bytes| {
+            if bytes.len() == len {
+                if let Some(send) = send.take() {
+                    send(bytes);
+                }
+            }
+        });
+        send.is_none()
     }
 
     /// Serves a DMA_WRITE; as [`read`](Self::read).

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tracing::debug;
 use vfu_proto::session::Channel;
 use vfu_proto::wire::{
-    Command, DmaReadReply, DmaReadRequest, DmaWriteReply, Errno, HEADER_SIZE, Request,
+    Command, DmaReadReply, DmaReadRequest, DmaWriteReply, Errno, HEADER_SIZE, Header, Request,
 };
 
 use super::memory::Maps;
-use crate::link::{Link, Message, with_draft};
+use crate::link::{FROM_PLACE, Link, Message, with_draft};
 use crate::sync::ThreadBuilder;
 
 /// Replies that make so many bytes are sent before the next command is executed.
@@ -21,10 +21,11 @@ const MOST: usize = 32;
 /// not too many, for somebody waits for the first one's reply. Says how many there were.
 pub(super) fn serve(link: &Link, maps: &Maps, max_transfer: usize, first: Message) -> usize {
     let channel = if link.has_twin() { Channel::Twin } else { Channel::Main };
+    let service = Service { link, channel, maps, max_transfer };
     with_draft(|out| {
         out.clear();
         let (mut command, mut served) = (first, 1);
-        answer(maps, max_transfer, &mut command, out);
+        service.answer(&mut command, out);
         while out.len() < BATCH && served < MOST {
             match link.end_and_begin(command) {
                 Ok(next) => command = next,
@@ -34,7 +35,7 @@ pub(super) fn serve(link: &Link, maps: &Maps, max_transfer: usize, first: Messag
                 }
             }
             served += 1;
-            answer(maps, max_transfer, &mut command, out);
+            service.answer(&mut command, out);
         }
         if !out.is_empty() {
             let _closed = link.send(channel, out, &[]);
@@ -44,58 +45,90 @@ pub(super) fn serve(link: &Link, maps: &Maps, max_transfer: usize, first: Messag
     })
 }
 
-/// Executes one command, and appends its reply, if one is wanted.
-fn answer(maps: &Maps, max_transfer: usize, command: &mut Message, out: &mut Vec<u8>) {
-    let header = *command.header();
-    let has_fds = !command.take_fds().is_empty();
-    let start = out.len();
-    out.extend_from_slice(&[0; HEADER_SIZE]);
-    let payload = out.len();
-    let result = if has_fds {
-        Err(Errno::EINVAL)
-    } else {
-        execute(maps, max_transfer, header.command, command.payload(), out)
-    };
-    if let Err(errno) = result {
-        debug!(command = header.command, %errno, "server's command refused");
-        out.truncate(payload);
-    }
-    if header.wants_no_reply() {
-        out.truncate(start);
-        return;
-    }
-    let reply = match result {
-        Ok(()) => header.reply(out.len() - payload),
-        Err(errno) => header.error_reply(errno),
-    };
-    reply.emit_into(&mut out[start..]);
+struct Service<'a> {
+    link: &'a Link,
+    channel: Channel,
+    maps: &'a Maps,
+    max_transfer: usize,
 }
 
-fn execute(
-    maps: &Maps,
-    max_transfer: usize,
-    command: u16,
-    payload: &[u8],
-    out: &mut Vec<u8>,
-) -> Result<(), Errno> {
-    let command = Command::from_u16(command).filter(|c| c.is_from_server());
-    match Request::parse(command.ok_or(Errno::ENOTSUP)?, payload)? {
-        Request::DmaRead(DmaReadRequest { address, count }) => {
-            let count = usize::try_from(count).ok().filter(|c| *c <= max_transfer);
-            let count = count.ok_or(Errno::E2BIG)?;
-            DmaReadReply::emit_head(address, count as u64, out);
-            let start = out.len();
-            out.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
-            out.resize(start + count, 0);
-            maps.read(address, &mut out[start..])
+/// Where a command's reply is.
+enum Outcome {
+    /// Its payload was appended.
+    Appended,
+    /// It was sent, with the replies before it.
+    Sent,
+}
+
+impl Service<'_> {
+    /// Executes one command, and appends its reply, if one is wanted.
+    fn answer(&self, command: &mut Message, out: &mut Vec<u8>) {
+        let header = *command.header();
+        let has_fds = !command.take_fds().is_empty();
+        let start = out.len();
+        out.extend_from_slice(&[0; HEADER_SIZE]);
+        let payload = out.len();
+        let result = if has_fds {
+            Err(Errno::EINVAL)
+        } else {
+            self.execute(&header, command.payload(), out)
+        };
+        if let Err(errno) = result {
+            debug!(command = header.command, %errno, "server's command refused");
+            out.truncate(payload);
         }
-        Request::DmaWrite(request) if request.data.len() > max_transfer => Err(Errno::E2BIG),
-        Request::DmaWrite(request) => {
-            maps.write(request.address, request.data)?;
-            DmaWriteReply::new(request.address, request.data.len() as u64).emit(out);
-            Ok(())
+        let reply = match result {
+            Ok(Outcome::Sent) => return,
+            _ if header.wants_no_reply() => {
+                out.truncate(start);
+                return;
+            }
+            Ok(Outcome::Appended) => header.reply(out.len() - payload),
+            Err(errno) => header.error_reply(errno),
+        };
+        reply.emit_into(&mut out[start..]);
+    }
+
+    /// Executes one command; the payload of its reply goes behind the room for a header at the end of `out`.
+    fn execute(
+        &self,
+        header: &Header,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Outcome, Errno> {
+        let command = Command::from_u16(header.command).filter(|c| c.is_from_server());
+        match Request::parse(command.ok_or(Errno::ENOTSUP)?, payload)? {
+            Request::DmaRead(DmaReadRequest { address, count }) => {
+                let count = usize::try_from(count).ok().filter(|c| *c <= self.max_transfer);
+                let count = count.ok_or(Errno::E2BIG)?;
+                let head = out.len();
+                DmaReadReply::emit_head(address, count as u64, out);
+                if count >= FROM_PLACE && !header.wants_no_reply() {
+                    let reply = header.reply(out.len() - head + count);
+                    let send = |bytes: &[u8]| {
+                        reply.emit_into(&mut out[head - HEADER_SIZE..]);
+                        let _closed = self.link.send_with_data(self.channel, out, bytes);
+                        out.clear();
+                    };
+                    if self.maps.lend(address, count, send) {
+                        return Ok(Outcome::Sent);
+                    }
+                }
+                let start = out.len();
+                out.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
+                out.resize(start + count, 0);
+                self.maps.read(address, &mut out[start..])?;
+            }
+            Request::DmaWrite(request) => {
+                if request.data.len() > self.max_transfer {
+                    return Err(Errno::E2BIG);
+                }
+                self.maps.write(request.address, request.data)?;
+                DmaWriteReply::new(request.address, request.data.len() as u64).emit(out);
+            }
+            _ => return Err(Errno::ENOTSUP),
         }
-        _ => Err(Errno::ENOTSUP),
+        Ok(Outcome::Appended)
     }
 }
 
@@ -114,11 +147,13 @@ pub(super) fn spawn(link: Arc<Link>, maps: Arc<Maps>, max_transfer: usize) -> st
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use vfu_proto::session::{Limits, Role};
-    use vfu_proto::wire::Header;
+    use vfu_proto::wire::DmaMapFlags;
 
     use super::*;
+    use crate::client::{DmaMemory, Memory};
 
     fn read(id: u16, count: u64) -> Vec<u8> {
         let mut message = vec![0; HEADER_SIZE];
@@ -144,6 +179,75 @@ mod tests {
         for (id, header) in replies.chunks(HEADER_SIZE).enumerate() {
             let header = Header::parse(header.first_chunk().unwrap());
             assert_eq!((header.id, header.errno()), (id as u16, Errno::EFAULT));
+        }
+    }
+
+    /// Lends what it has, as many times as it says, and so many bytes too few.
+    struct Lender {
+        bytes: Vec<u8>,
+        times: usize,
+        too_few: usize,
+        reads: AtomicUsize,
+    }
+
+    impl DmaMemory for Lender {
+        fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Errno> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            to.copy_from_slice(&self.bytes[address as usize..][..to.len()]);
+            Ok(())
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+            Err(Errno::EPERM)
+        }
+
+        fn lend(&self, address: u64, len: usize, send: &mut dyn FnMut(&[u8])) {
+            for _ in 0..self.times {
+                send(&self.bytes[address as usize..][..len - self.too_few]);
+            }
+        }
+    }
+
+    /// Replies come in order and whole, lent or not, also where the socket takes but a part of them.
+    #[test]
+    fn what_is_lent_is_what_is_read() {
+        let bytes: Vec<u8> = (0..2u32 << 20).map(|i| (i / 251) as u8 ^ i as u8).collect();
+        for (times, too_few) in [(1, 0), (0, 0), (2, 0), (1, 1), (3, 1)] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let link = Arc::new(Link::new(ours.into(), Role::Client, Limits::default()));
+            let maps = Maps::default();
+            let reads = AtomicUsize::new(0);
+            let lender = Lender { bytes: bytes.clone(), times, too_few, reads };
+            let (lender, size) = (Arc::new(lender), 2 << 20);
+            maps.insert(0, size, DmaMapFlags::READ, &Memory::Messages(lender.clone())).unwrap();
+            let counts = [4, 16 << 10, 100, 1 << 20, 1 << 20, 4];
+            let commands = counts.into_iter().enumerate().map(|(id, count)| read(id as u16, count));
+            (&theirs).write_all(&commands.collect::<Vec<_>>().concat()).unwrap();
+            let reader = std::thread::spawn(move || {
+                let replies = counts.map(|count| {
+                    let mut reply = vec![0; HEADER_SIZE + 16 + count as usize];
+                    (&theirs).read_exact(&mut reply).unwrap();
+                    reply
+                });
+                (theirs, replies)
+            });
+            link.poll_sockets();
+            while let Some(first) = link.try_begin_command() {
+                serve(&link, &maps, 1 << 20, first);
+            }
+            link.send_apart();
+            let (_theirs, replies) = reader.join().unwrap();
+            let lent = if times > 0 && too_few == 0 { 3 } else { 0 };
+            assert_eq!(lender.reads.load(Ordering::Relaxed), counts.len() - lent);
+            for (id, reply) in replies.iter().enumerate() {
+                let header = Header::parse(reply.first_chunk().unwrap());
+                assert_eq!((header.id, header.size as usize), (id as u16, reply.len()));
+                let count = counts[id] as usize;
+                assert!(
+                    reply[HEADER_SIZE + 16..] == bytes[..count],
+                    "reply {id}, lent {times} times"
+                );
+            }
         }
     }
 }

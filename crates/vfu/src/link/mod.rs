@@ -57,6 +57,7 @@ pub(crate) use apart::Came;
 pub(crate) use clock::Clock;
 pub(crate) use command::Next;
 pub(crate) use draft::with_draft;
+pub(crate) use outbox::FROM_PLACE;
 use outbox::Outbox;
 pub use request::Claim;
 pub(crate) use request::{About, Asker, Reenter, RequestError};

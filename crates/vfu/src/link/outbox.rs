@@ -8,6 +8,10 @@ use rustix::io::Errno;
 use super::draft;
 use crate::transport::Socket;
 
+/// Data that its owner lends is sent from where it lies, behind the draft, if it is so many bytes; less is copied
+/// into the draft, for to send two parts costs more.
+pub(crate) const FROM_PLACE: usize = 16 << 10;
+
 /// Bytes, and the descriptors that go with the first of them, that wait for the peer to read.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use vfu_proto::session::{Abort, Session, Sink, Start, Ticket};
+use vfu_proto::session::{Abort, Session, Sink, Start, Ticket, Time};
 use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
-use super::wait::{On, Sight};
+use super::wait::{On, Sight, Way};
 use super::{Clock, Link, Message, Waited};
 
 /// Data is put behind the draft of a request up to this length, in bytes: the kernel has less to look at.
@@ -125,11 +125,7 @@ impl Link {
             return Err(RequestError::Gone);
         }
         let usual = state.session.limits().reply_timeout;
-        let timeout = match (about.timeout, usual) {
-            (Some(asked), Some(usual)) => Some(asked.min(usual)),
-            (asked, usual) => asked.or(usual),
-        };
-        let deadline = timeout.map(|t| clock.now() + t);
+        let deadline = shorter(about.timeout, usual).map(|t| clock.now() + t);
         let ticket = state.session.start(command, deadline, about.range)?;
         drop(state);
         let header = Header::command(ticket.id(), command, draft.len() - HEADER_SIZE + data.len());
@@ -146,9 +142,13 @@ impl Link {
     /// Whether a request would find room among the others, and in what waits to be sent.
     #[inline]
     fn has_room(&self, session: &Session<OwnedFd>) -> bool {
-        session.closed().is_some()
-            || session.has_room()
-                && self.unsent(session.request_channel()) <= session.limits().unsent_bytes
+        session.closed().is_some() || session.has_room() && self.has_space(session)
+    }
+
+    /// Whether not too much waits to be sent to begin with more.
+    #[inline]
+    fn has_space(&self, session: &Session<OwnedFd>) -> bool {
+        self.unsent(session.request_channel()) <= session.limits().unsent_bytes
     }
 
     /// What became of a request, once that is known.
@@ -177,28 +177,41 @@ impl Link {
         asker: &Asker<'_>,
         sink: Option<Sink<'_>>,
     ) -> Result<(), RequestError> {
-        self.wait_as(asker, sink, |session| session.has_ended(ticket))
+        self.wait_as(asker, None, sink, |session| session.has_ended(ticket))
     }
 
-    /// Waits until there may be room for a request.
+    /// Waits until there may be room for a request: as long as its answer might take, and as the asker
+    /// has left.
     ///
     /// # Errors
-    /// As for [`wait_for_end`](Self::wait_for_end).
+    /// As for [`wait_for_end`](Self::wait_for_end); or there is no room in time.
     pub(crate) fn wait_for_room(self: &Arc<Self>, asker: &Asker<'_>) -> Result<(), RequestError> {
-        self.wait_as(asker, None, |session| self.has_room(session))
+        let until = self.give_up(asker.left());
+        self.wait_as(asker, until, None, |session| self.has_room(session))
+    }
+
+    /// When to give up what may take as long as an answer, or less.
+    fn give_up(&self, at_most: Option<Duration>) -> Option<Time> {
+        let usual = self.lock().session.limits().reply_timeout;
+        shorter(at_most, usual).map(|time| self.now() + time)
     }
 
     fn wait_as(
         self: &Arc<Self>,
         asker: &Asker<'_>,
+        until: Option<Time>,
         mut sink: Option<Sink<'_>>,
         ended: impl Fn(&Session<OwnedFd>) -> bool,
     ) -> Result<(), RequestError> {
+        let way = Way { sight: Sight::Sees, on: On::Replies, until };
         loop {
             let (state, clock, sink) = (self.lock(), self.clock(), sink.as_mut());
-            let came = self.wait_into(state, &clock, Sight::Sees, On::Replies, sink, |session| {
+            let came = self.wait_into(state, &clock, way, sink, |session| {
                 if ended(session) {
                     return Some(Came::End(Ok(())));
+                }
+                if until.is_some_and(|until| until <= clock.now()) {
+                    return Some(Came::End(Err(Abort::TimedOut.into())));
                 }
                 if asker.is_reset(session) {
                     return Some(Came::End(Err(Abort::Canceled.into())));
@@ -303,23 +316,30 @@ impl Link {
         clock: &Clock<'_>,
         sink: Option<&mut Sink<'_>>,
     ) -> Waited {
-        let (sight, on, state) = (Sight::MayBeBlind, On::Replies, self.lock());
-        let waited =
-            self.wait_into(state, clock, sight, on, sink, |session| match self.begin(session) {
-                Some(command) => Some(Waited::Command(command)),
-                None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
-            });
+        let (way, state) = (Way::patient(Sight::MayBeBlind, On::Replies), self.lock());
+        let waited = self.wait_into(state, clock, way, sink, |session| match self.begin(session) {
+            Some(command) => Some(Waited::Command(command)),
+            None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
+        });
         waited.unwrap_or(Waited::Outcome(Err(Abort::Closed.into())))
     }
 
-    /// Sends a command that wants no reply; it is a [draft](super::with_draft).
-    pub(crate) fn post(&self, command: Command, draft: &mut Vec<u8>) -> Result<(), RequestError> {
-        let started = self.wait(Sight::Sees, On::Replies, |session| {
-            let channel = session.request_channel();
-            let room = self.unsent(channel) <= session.limits().unsent_bytes;
-            room.then(|| session.start_posted().map(|id| (channel, id)))
-        });
-        let (channel, id) = started.unwrap_or(Err(Start::Closed))?;
+    /// Sends a command that wants no reply, when there is space; it is a [draft](super::with_draft).
+    pub(crate) fn post(
+        self: &Arc<Self>,
+        command: Command,
+        draft: &mut Vec<u8>,
+    ) -> Result<(), RequestError> {
+        let channel = self.request_channel();
+        let id = loop {
+            let mut state = self.lock();
+            if self.has_space(&state.session) {
+                break state.session.start_posted()?;
+            }
+            drop(state);
+            let (asker, until) = (Asker::elsewhere(), self.give_up(None));
+            self.wait_as(&asker, until, None, |session| self.has_space(session))?;
+        };
         let header = Header::command(id, command, draft.len() - HEADER_SIZE);
         header.with_no_reply().emit_into(draft);
         self.send(channel, draft, &[]).map_err(|_| RequestError::NotStarted(Start::Closed))
@@ -336,5 +356,13 @@ impl Link {
             command => Some(command),
         });
         waited.unwrap_or(None)
+    }
+}
+
+/// The shorter of two times, either of which may be for ever.
+fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }

@@ -30,6 +30,22 @@ pub(super) enum On {
     Replies,
 }
 
+/// How a thread waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub(super) sight: Sight,
+    pub(super) on: On,
+    /// When it looks again, though nothing may have come.
+    pub(super) until: Option<Time>,
+}
+
+impl Way {
+    /// As long as it takes.
+    pub(super) fn patient(sight: Sight, on: On) -> Self {
+        Way { sight, on, until: None }
+    }
+}
+
 impl Link {
     /// Waits until `look` finds what it looks for, and moves the session on meanwhile.
     ///
@@ -52,7 +68,7 @@ impl Link {
         on: On,
         look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
     ) -> Result<T, Closed> {
-        self.wait_into(state, clock, sight, on, None, look)
+        self.wait_into(state, clock, Way::patient(sight, on), None, look)
     }
 
     /// As [`wait_on`](Self::wait_on), for one who has a place for the data that is waited for.
@@ -60,8 +76,7 @@ impl Link {
         &'a self,
         mut state: MutexGuard<'a, State>,
         clock: &Clock<'_>,
-        sight: Sight,
-        on: On,
+        way: Way,
         mut sink: Option<&mut Sink<'_>>,
         mut look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
     ) -> Result<T, Closed> {
@@ -79,17 +94,18 @@ impl Link {
             if let Some(why) = state.session.closed() {
                 return Err(why.clone());
             }
-            let (was_due, until) = self.see_to_deadlines(&mut state, clock);
+            let (was_due, next) = self.see_to_deadlines(&mut state, clock);
             if was_due {
                 continue;
             }
-            let channel = match on {
+            let until = Time::first(next, way.until);
+            let channel = match way.on {
                 On::Commands => state.session.command_channel(),
                 On::Replies => state.session.request_channel(),
             };
             state = match self.take_framers(&mut state, channel, quiet) {
                 Some(reading) => {
-                    let blind = sight == Sight::MayBeBlind
+                    let blind = way.sight == Sight::MayBeBlind
                         && !state.attended
                         && !quiet
                         && self.may_receive_blind(&reading, until, clock);

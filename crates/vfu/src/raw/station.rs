@@ -15,6 +15,7 @@ use crate::dma::{self, Inserted, MemoryPolicy};
 use crate::irq::rescue::Distrust;
 use crate::irq::{EventFd, Irqs};
 use crate::pci::ConfigSpace;
+use crate::seldom::Kept;
 use crate::shared::{Gate, Shared};
 use crate::sync::Mutex;
 
@@ -32,6 +33,18 @@ impl Station {
         let (timeout, regions) = (limits.handler_timeout, Arc::default());
         let memory = MemoryPolicy::default();
         Station { shared: Arc::new(Shared::new(config, irqs, false, timeout, memory, regions)) }
+    }
+
+    /// Whether to write one more message of a kind that a client can cause as often as it likes; see
+    /// [`Handle::seldom`](crate::Handle::seldom).
+    pub fn seldom(&self, kind: &'static str) -> Option<Kept> {
+        self.shared.seldom.ask(kind)
+    }
+
+    /// Kinds of which some messages were counted and not written, and how many: of those for which it
+    /// is time, or, at the end, of all.
+    pub fn seldom_rest(&self, at_the_end: bool) -> Vec<(&'static str, Kept)> {
+        self.shared.seldom.rest(at_the_end)
     }
 
     /// How long all DMA by message of a handler may take; `None`: for ever.

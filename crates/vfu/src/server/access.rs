@@ -11,13 +11,11 @@ use super::regions::{CONFIG_REGION, ROM_REGION};
 use crate::answer::Defer;
 use crate::context::{self, Inside};
 use crate::device::{Access, Device, Reset};
-use crate::link::Link;
+use crate::link::{FROM_PLACE, Link};
 use crate::memory::SharedMemory;
 
 /// Reads of at least so many bytes may be [lent](Device::region_bytes).
 const LENT: usize = 4096;
-/// What is lent for so many bytes is sent from where it lies: to copy less costs less than to send two parts.
-const FROM_PLACE: usize = 16 << 10;
 
 /// Who answers a read.
 enum Answers<'a> {

@@ -38,7 +38,15 @@ struct State {
 struct Unmap {
     header: Header,
     reply: Unmapped,
-    regions: Vec<Arc<Region>>,
+    leased: Vec<Leased>,
+}
+
+/// A mapping that has left the table, and is still leased.
+#[derive(Debug)]
+struct Leased {
+    region: Arc<Region>,
+    /// The device has been told that it is gone, for another one has come to its place.
+    told: bool,
 }
 
 /// Whether mappings have gone.
@@ -153,19 +161,19 @@ impl Executor {
         let waker = Waker::from(Arc::new(Kick(Arc::downgrade(link))));
         let mut unmaps = std::mem::take(&mut self.parked.lock().unmaps);
         unmaps.retain_mut(|unmap| {
-            unmap.regions.retain(|region| {
+            unmap.leased.retain(|Leased { region, told }| {
                 let unused = region.is_unused_or_wakes(&waker);
-                if unused {
+                if unused && !told {
                     self.unmapped(device, region);
                 }
                 !unused
             });
-            if unmap.regions.is_empty() {
+            if unmap.leased.is_empty() {
                 let mut out = vec![0; HEADER_SIZE];
                 unmap.reply.emit(&mut out);
                 let _closed = Call { link, header: unmap.header }.reply(&mut out, &[]);
             }
-            !unmap.regions.is_empty()
+            !unmap.leased.is_empty()
         });
         self.parked.lock().unmaps.append(&mut unmaps);
     }
@@ -182,9 +190,26 @@ impl Executor {
             self.shared.dirty.admit(pages)?;
         }
         if self.shared.table.insert(region, self.max_dma_maps)? == Inserted::New {
+            self.make_way(device, range);
             context::run(&self.shared, Inside::Callback, || device.dma_mapped(range));
         }
         Ok(())
+    }
+
+    /// Tells of mappings that have left the table that they are gone, if `new` is where they were. They are
+    /// leased still, and their client waits. The new one does not wait for that: commands behind it may
+    /// rely on it, and be what ends the lease.
+    fn make_way<D: Device + ?Sized>(&self, device: &mut D, new: DmaRange) {
+        let last = new.address + (new.size - 1);
+        let overlaps = |old: &Region| old.address <= last && new.address <= old.last();
+        let mut gone = Vec::new();
+        for leased in self.parked.lock().unmaps.iter_mut().flat_map(|unmap| &mut unmap.leased) {
+            if !leased.told && overlaps(&leased.region) {
+                leased.told = true;
+                gone.push(leased.region.clone());
+            }
+        }
+        gone.iter().for_each(|region| self.unmapped(device, region));
     }
 
     pub(super) fn dma_unmap<D: Device + ?Sized>(
@@ -212,7 +237,8 @@ impl Executor {
             return Ok(Retired::Wholly(reply));
         }
         call.link.attended();
-        self.parked.lock().unmaps.push(Unmap { header: call.header, reply, regions });
+        let leased = regions.into_iter().map(|region| Leased { region, told: false }).collect();
+        self.parked.lock().unmaps.push(Unmap { header: call.header, reply, leased });
         // A lease may have ended before it was there to be found.
         call.link.kick();
         Ok(Retired::WhenUnused)
@@ -252,7 +278,8 @@ impl Executor {
         let parked = std::mem::take(&mut self.parked.lock().unmaps);
         let mut regions = self.shared.table.remove_all();
         self.retire(device, link, &mut regions);
-        regions.extend(parked.into_iter().flat_map(|unmap| unmap.regions));
+        let leased = parked.into_iter().flat_map(|unmap| unmap.leased);
+        regions.extend(leased.filter(|leased| !leased.told).map(|leased| leased.region));
         for region in regions {
             self.unmapped(device, &region);
         }

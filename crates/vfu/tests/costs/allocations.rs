@@ -52,8 +52,9 @@ fn counts(info: AllocationInfo) -> (i64, i64) {
 
 /// Allocations and frees of this thread in N repetitions after some to warm up.
 ///
-/// What another thread is late with, as with giving back a small buffer that the set-up took, can add to one try. So
-/// it is enough that one of a few shows none.
+/// A session keeps the buffers of as many messages as were out at once, each with room for the largest that was
+/// in it. A thread that is late to give one back has it make another, or that one grow later, on whichever thread receives:
+/// once, and not for each message. So it is enough that one of a few tries shows none.
 fn steady(mut repeat: impl FnMut(u32)) -> (i64, i64) {
     repeat(WARM_UP);
     let mut counted = counts(measure(|| repeat(N)));

@@ -47,7 +47,9 @@ pub(crate) fn worlds() -> impl Iterator<Item = (Style, bool)> {
 
 /// Limits under which nothing ends by itself.
 pub(crate) fn forever() -> Limits {
-    Limits { reply_timeout: None, handler_timeout: None, ..Limits::default() }
+    let (message_timeout, send_timeout) = (None, None);
+    let limits = Limits { message_timeout, send_timeout, ..Limits::default() };
+    Limits { reply_timeout: None, handler_timeout: None, ..limits }
 }
 
 /// Limits with a transfer timeout of so many milliseconds.

@@ -85,8 +85,9 @@ fn s14_memory_after_the_unmap() {
     });
 }
 
-/// A client of a server that has agreed on a session, and does not read any more.
-fn unread(send_timeout: Option<Duration>) -> (Hostile, vfu::Client) {
+/// A client of a server that has agreed on a session, and does not read any more. The buffer of its socket has the
+/// size that the system gives it, or so many bytes.
+fn unread(limits: Limits, buffer: Option<usize>) -> (Hostile, vfu::Client) {
     let server = Hostile::new(|peer: RawPeer| {
         peer.answer_handshake(JSON, &[])?;
         // Until the client has gone.
@@ -95,13 +96,17 @@ fn unread(send_timeout: Option<Duration>) -> (Hostile, vfu::Client) {
         rustix::event::poll(&mut set, None).unwrap();
         Ok(())
     });
-    let limits = Limits { send_timeout, reply_timeout: None, ..Limits::default() };
     let client = patient().limits(limits).connect(server.path()).unwrap();
-    for socket in client.sockets() {
-        // So that a message does not fit.
-        set_socket_send_buffer_size(socket, 4096).unwrap();
+    if let Some(bytes) = buffer {
+        client.sockets().for_each(|s| set_socket_send_buffer_size(s, bytes).unwrap());
     }
     (server, client)
+}
+
+/// Limits of one who waits for answers for ever, but not for a server that does not read.
+fn unless_unread(millis: u64) -> Limits {
+    let send_timeout = Some(Duration::from_millis(millis));
+    Limits { send_timeout, reply_timeout: None, ..Limits::default() }
 }
 
 /// Every way to send ends with the session, and says why.
@@ -120,9 +125,13 @@ fn s15_a_server_that_does_not_read() {
             ("writes", |client| client.region_write(0, 0, &vec![1; 1 << 20])),
             ("a state", |client| client.write_state(&vec![1; 4 << 20])),
         ];
-        for (what, send) in ways {
+        // Into a small buffer not even one message fits. The system's may take a whole one, and then its answer is
+        // waited for, which here may take for ever: so only those that want none fill it.
+        let small = ways.into_iter().map(|way| (way, Some(4096)));
+        let usual = ways[..2].iter().map(|way| (*way, None));
+        for ((what, send), buffer) in small.chain(usual) {
             let before = peak();
-            let (_server, client) = unread(Some(Duration::from_millis(60)));
+            let (_server, client) = unread(unless_unread(60), buffer);
             let sending = client.clone();
             let ended = within(what, move || {
                 loop {
@@ -144,7 +153,7 @@ fn s15_a_server_that_does_not_read() {
 fn s15_many_that_send_to_a_server_that_does_not_read() {
     alone!(|| {
         let before = peak();
-        let (_server, client) = unread(Some(Duration::from_millis(200)));
+        let (_server, client) = unread(unless_unread(200), Some(4096));
         let threads: Vec<_> =
             (0..64)
                 .map(|_| {
@@ -157,5 +166,30 @@ fn s15_many_that_send_to_a_server_that_does_not_read() {
         within("all of them", move || threads.into_iter().for_each(|t| t.join().unwrap()));
         // 8 MiB and a message of each thread, and as much again for the threads themselves.
         assert!(peak() < before + (96 << 20), "{} bytes more", peak() - before);
+    });
+}
+
+/// Who waits for answers for a time waits no longer for room to ask; even if the server may leave unread
+/// what it likes.
+#[test]
+fn s15_no_room_in_time() {
+    alone!(|| {
+        let reply_timeout = Some(Duration::from_millis(200));
+        let limits =
+            Limits { reply_timeout, send_timeout: None, unsent_bytes: 4096, ..Limits::default() };
+        let (_server, client) = unread(limits, Some(4096));
+        let ended = within("every call", move || {
+            let calls = [
+                client.region_write(0, 0, &vec![1; 1 << 20]),
+                client.region_read(0, 0, &mut [0; 4]),
+                client.region_write_posted(0, 0, &[1; 4]),
+                client.reset(),
+            ];
+            assert!(client.closed().is_none());
+            calls.map(|call| call.unwrap_err().to_string())
+        });
+        for error in ended {
+            assert!(error.contains("in time"), "{error}");
+        }
     });
 }

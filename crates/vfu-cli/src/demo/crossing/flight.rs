@@ -50,12 +50,14 @@ fn address(n: usize) -> u64 {
 
 fn one_by_one(dma: &Dma, page: &[u8; PAGE], time: Duration) -> anyhow::Result<u64> {
     let (began, mut count, mut bytes) = (Instant::now(), 0, [0; PAGE]);
-    while began.elapsed() < time {
+    loop {
         dma.read(RAM, &mut bytes)?;
         ensure!(bytes == *page, "other bytes than were stored");
         count += 1;
+        if began.elapsed() >= time {
+            return Ok(count);
+        }
     }
-    Ok(count)
 }
 
 fn in_flight(dma: &Dma, page: &[u8; PAGE], time: Duration) -> anyhow::Result<u64> {
@@ -64,14 +66,16 @@ fn in_flight(dma: &Dma, page: &[u8; PAGE], time: Duration) -> anyhow::Result<u64
         let count = &count;
         async move {
             let mut bytes = [0; PAGE];
-            while began.elapsed() < time {
+            loop {
                 dma.read_async(address(n), &mut bytes).await?;
                 if bytes != *page {
                     return Err(DmaError::Malformed("other bytes than were stored"));
                 }
                 count.set(count.get() + 1);
+                if began.elapsed() >= time {
+                    return Ok(());
+                }
             }
-            Ok(())
         }
     };
     all((0..FLIGHTS).map(flight))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use vfu::server::Running;
-use vfu::{Handle, Reentrant, Server};
+use vfu::{Client, Handle, Limits, Reentrant, Server};
 use vfu_devices::DmaTest;
 use vfu_devices::dmatest;
 use vfu_testkit::{MessageRam, Vmm};
@@ -20,6 +20,10 @@ pub(super) const PAGE: usize = 4096;
 /// BAR 0.
 pub(super) const BAR: u32 = 0;
 
+/// Either end waits so long for the other one: what is shown is that nothing gets lost, on however slow
+/// a machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The client is dropped first.
 pub(super) struct Rig {
     pub(super) vmm: Vmm,
@@ -32,10 +36,15 @@ pub(super) struct Rig {
 impl Rig {
     pub(super) fn new(twin: bool) -> anyhow::Result<Rig> {
         let (near, far) = UnixStream::pair().context("a socket pair")?;
-        let server = Server::builder(dmatest::pci()).fd(far.into())?.serve_shared(DmaTest::new)?;
+        let patience = Some(PATIENCE);
+        let limits =
+            Limits { reply_timeout: patience, handler_timeout: patience, ..Limits::default() };
+        let server = Server::builder(dmatest::pci()).limits(limits).fd(far.into())?;
+        let server = server.serve_shared(DmaTest::new)?;
         let handle = server.handle();
         let server = server.spawn();
-        let vmm = Vmm::connect_fd(near.into(), twin)?;
+        let client = Client::builder().timeout(patience).twin_socket(twin);
+        let vmm = Vmm::over(client.connect_fd(near.into())?);
         ensure!(vmm.client().has_twin_socket() == twin, "not the sockets that were asked for");
         vmm.enumerate()?;
         let ram = vmm.message_ram(RAM, RAM_SIZE)?;

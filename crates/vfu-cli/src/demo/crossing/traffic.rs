@@ -1,7 +1,7 @@
 //! A client that reads registers while the device's threads move memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,17 +25,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The rate of reads by themselves.
 pub(super) fn alone(rig: &Rig, time: Duration) -> anyhow::Result<Seen> {
-    let reads = AtomicU64::new(0);
-    read_registers(rig, time, &reads)?;
-    let rate = rate(reads.into_inner(), time);
+    let rate = read_until(rig, time, &Stop::expecting(0))?;
     Ok(Seen::from(format!("{rate:.0} reads/s")).figure("reads_per_s", rate))
 }
 
 /// Reads while two threads of the device write and read back, and the client has it copy.
 pub(super) fn crossing(rig: &Rig, time: Duration) -> anyhow::Result<Seen> {
-    let (messages, end) = (messages(&rig.ram), Stop::default());
-    let reads = AtomicU64::new(0);
-    let (moved, copies) = thread::scope(|scope| {
+    let (messages, end) = (messages(&rig.ram), Stop::expecting(3));
+    let began = Instant::now();
+    let (moved, copies, reads) = thread::scope(|scope| {
         let engines = [0, 1].map(|n| {
             let end = &end;
             scope.spawn(move || {
@@ -47,18 +45,17 @@ pub(super) fn crossing(rig: &Rig, time: Duration) -> anyhow::Result<Seen> {
             let _others_end_too = end.guard();
             copy_on_command(rig, &end)
         });
-        let read = read_until(rig, time, &reads, &end);
+        let reads = read_until(rig, time, &end);
         let moved = engines.map(|engine| joined(engine.join()));
         let copies = joined(copier.join())?;
-        read?;
         let [a, b] = moved;
-        Ok::<_, anyhow::Error>((a?.moved + b?.moved, copies))
+        Ok::<_, anyhow::Error>((a?.moved + b?.moved, copies, reads?))
     })?;
     let sent = moved + 2 * copies;
+    let writes = rate(sent, began.elapsed());
     let arrived = self::messages(&rig.ram) - messages;
     ensure!(arrived == sent, "the device sent {sent} messages, {arrived} arrived");
     rig.is_sound()?;
-    let (reads, writes) = (rate(reads.into_inner(), time), rate(sent, time));
     let text = format!(
         "{reads:.0} reads/s and {writes:.0} DMA messages/s ({sent} sent, {arrived} arrived, \
          {copies} copies on command), all bytes right"
@@ -73,10 +70,10 @@ pub(super) fn crossing(rig: &Rig, time: Duration) -> anyhow::Result<Seen> {
 
 /// The same while the device is reset and loses memory, again and again.
 pub(super) fn disturbed(rig: &Rig, time: Duration) -> anyhow::Result<Seen> {
-    let (end, reads) = (Stop::default(), AtomicU64::new(0));
+    let end = Stop::expecting(3);
     let guest = Arc::new(MessageRam::new(GUEST, GUEST_SIZE));
     map(rig, &guest)?;
-    let (engines, disturber) = thread::scope(|scope| {
+    let (engines, disturber, reads) = thread::scope(|scope| {
         let engines = [RAM, GUEST].map(|at| {
             let end = &end;
             scope.spawn(move || {
@@ -92,18 +89,17 @@ pub(super) fn disturbed(rig: &Rig, time: Duration) -> anyhow::Result<Seen> {
             let _others_end_too = end.guard();
             disturb(rig, &guest, &end)
         });
-        let read = read_until(rig, time, &reads, &end);
+        let reads = read_until(rig, time, &end);
         let engines = engines.map(|engine| joined(engine.join()));
         let disturber = joined(disturber.join())?;
-        read?;
         let [a, b] = engines;
-        Ok::<_, anyhow::Error>((a?.plus(&b?), disturber))
+        Ok::<_, anyhow::Error>((a?.plus(&b?), disturber, reads?))
     })?;
     rig.vmm.client().dma_unmap(GUEST, GUEST_SIZE as u64)?;
     rig.is_sound()?;
     let Engine { moved, canceled, .. } = engines;
     let Disturbed { resets, unmaps, longest } = disturber;
-    let (reads, longest) = (rate(reads.into_inner(), time), longest.as_secs_f64() * 1e3);
+    let longest = longest.as_secs_f64() * 1e3;
     let text = format!(
         "{reads:.0} reads/s, {resets} resets and {unmaps} unmaps, the longest {longest:.1} ms; \
          {moved} transfers, all bytes right, {canceled} canceled"
@@ -118,19 +114,35 @@ pub(super) fn disturbed(rig: &Rig, time: Duration) -> anyhow::Result<Seen> {
 }
 
 /// Ends all threads when one of them ends, well or not.
-#[derive(Default)]
-struct Stop(AtomicBool);
+struct Stop {
+    set: AtomicBool,
+    /// Threads that have not yet done what they do even once.
+    beginning: AtomicUsize,
+}
 
 impl Stop {
+    fn expecting(threads: usize) -> Stop {
+        Stop { set: AtomicBool::new(false), beginning: AtomicUsize::new(threads) }
+    }
+
     fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.set.load(Ordering::Relaxed)
+    }
+
+    /// One thread more has got something done.
+    fn begun(&self) {
+        self.beginning.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn have_all_begun(&self) -> bool {
+        self.beginning.load(Ordering::Relaxed) == 0
     }
 
     fn guard(&self) -> impl Drop + '_ {
         struct Guard<'a>(&'a Stop);
         impl Drop for Guard<'_> {
             fn drop(&mut self) {
-                self.0.0.store(true, Ordering::Relaxed);
+                self.0.set.store(true, Ordering::Relaxed);
             }
         }
         Guard(self)
@@ -145,20 +157,17 @@ fn messages(ram: &MessageRam) -> u64 {
     ram.reads() + ram.writes()
 }
 
-/// Reads for `time`, or until another thread ends, and then has all of them end.
-fn read_until(rig: &Rig, time: Duration, reads: &AtomicU64, end: &Stop) -> anyhow::Result<()> {
+/// Reads for `time`, and until all others have got something done; or until one of them ends. Then has
+/// all of them end. Gives the reads per second.
+fn read_until(rig: &Rig, time: Duration, end: &Stop) -> anyhow::Result<f64> {
     let _all_end = end.guard();
-    let began = Instant::now();
-    while began.elapsed() < time && !end.is_set() {
+    let (began, mut reads) = (Instant::now(), 0);
+    while reads == 0 || (began.elapsed() < time || !end.have_all_begun()) && !end.is_set() {
         let id = rig.vmm.read32(BAR, register::IDENTIFICATION)?;
         ensure!(id == dmatest::IDENTIFICATION, "read {id:#010x}");
-        reads.fetch_add(1, Ordering::Relaxed);
+        reads += 1;
     }
-    Ok(())
-}
-
-fn read_registers(rig: &Rig, time: Duration, reads: &AtomicU64) -> anyhow::Result<()> {
-    read_until(rig, time, reads, &Stop::default())
+    Ok(rate(reads, began.elapsed()))
 }
 
 /// What a thread of the device has done.
@@ -202,6 +211,7 @@ fn engine(
     expected: impl Fn(&DmaError) -> bool,
 ) -> anyhow::Result<Engine> {
     let (dma, mut done, mut back) = (rig.handle.dma(), Engine::default(), [0; PAGE]);
+    let mut begun = false;
     for round in 0.. {
         if end.is_set() {
             break;
@@ -212,6 +222,10 @@ fn engine(
             && back != page
         {
             bail!("the page at {at:#x} is not what was written there");
+        }
+        if !begun && done.moved > 0 {
+            begun = true;
+            end.begun();
         }
     }
     Ok(done)
@@ -244,6 +258,9 @@ fn copy_on_command(rig: &Rig, end: &Stop) -> anyhow::Result<u64> {
         let right = copied.iter().zip(&page).all(|(to, from)| *to == !from);
         ensure!(right && copied.len() == PAGE, "copy {copies} is not what was to be copied");
         copies += 1;
+        if copies == 1 {
+            end.begun();
+        }
     }
     Ok(copies)
 }
@@ -264,6 +281,9 @@ fn disturb(rig: &Rig, guest: &Arc<MessageRam>, end: &Stop) -> anyhow::Result<Dis
             let size = rig.vmm.client().dma_unmap(GUEST, GUEST_SIZE as u64)?;
             ensure!(size == GUEST_SIZE as u64, "{size} bytes were unmapped");
             done.unmaps += 1;
+            if done.unmaps == 1 {
+                end.begun();
+            }
         } else {
             rig.vmm.client().reset()?;
             done.resets += 1;

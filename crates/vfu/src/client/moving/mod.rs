@@ -1,6 +1,7 @@
 //! Moving a device from one server to another.
 
 mod error;
+mod pace;
 
 use std::error::Error;
 use std::fmt;
@@ -13,6 +14,7 @@ use crate::sync::Instant;
 
 use error::{Failure, failed};
 pub use error::{MigrateError, MigrateStep, Side};
+use pace::{Pace, Paced};
 
 /// Configuration space, whose first four bytes are the ids.
 const CONFIG: u32 = 7;
@@ -58,6 +60,7 @@ pub struct Migrate<'a> {
     max_rounds: u32,
     downtime_limit: Duration,
     max_state: u64,
+    min_pace: Pace,
     progress: Watch<'a>,
     cancel: Option<Box<dyn FnMut() -> bool + 'a>>,
     each_round: Hook<'a, u64>,
@@ -120,6 +123,7 @@ impl<'a> Migrate<'a> {
             max_rounds: 30,
             downtime_limit: Duration::from_millis(300),
             max_state: 4 << 30,
+            min_pace: Pace { bytes: 1 << 20, time: Duration::from_secs(10) },
             progress: None,
             cancel: None,
             each_round: None,
@@ -146,6 +150,14 @@ impl<'a> Migrate<'a> {
     /// Default: 4 GiB. It is never in memory as a whole.
     pub fn max_state(mut self, bytes: u64) -> Self {
         self.max_state = bytes;
+        self
+    }
+
+    /// The least that has to be moved of the state: so many bytes in each `time`, until its end. A source
+    /// that gives it in single bytes is not followed for days. Default: 1 MiB in 10 s; 0 bytes: it
+    /// may be as slow as it likes.
+    pub fn min_pace(mut self, bytes: u64, time: Duration) -> Self {
+        self.min_pace = Pace { bytes, time };
         self
     }
 
@@ -320,6 +332,7 @@ impl Run<'_> {
     /// Moves all of the state that is there for now, piece by piece.
     fn pump(&mut self) -> Result<(), Failure> {
         let mut piece = Vec::new();
+        let mut paced = Paced::begin(self.ask.min_pace, self.progress.bytes);
         loop {
             piece.clear();
             if self.ask.from.read_state(&mut piece).map_err(failed(Side::Source))? == 0 {
@@ -334,6 +347,8 @@ impl Run<'_> {
                 ));
             }
             self.ask.to.write_state(&piece).map_err(failed(Side::Destination))?;
+            let paced = paced.check(self.progress.bytes);
+            paced.map_err(|why| Failure::new(Side::Source, why))?;
             self.enter(self.progress.step)?;
         }
     }
