@@ -1,9 +1,12 @@
 //! Single operations of one side, on one thread: what criterion times and valgrind counts.
 
+use std::future::Future;
 use std::hint::black_box;
 use std::os::fd::AsFd;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
-use anyhow::Context;
+use anyhow::Context as _;
 use vfu::dma::Direction;
 use vfu::wire::{DmaMap, DmaMapFlags, DmaUnmapRequest, Request, UnmapWhat};
 use vfu::{Dma, DmaError};
@@ -44,7 +47,13 @@ pub fn all() -> Vec<Operation> {
         op("client-read4", "a register read, the client", 1_000, client_read),
         op("server-map-unmap", "DMA_MAP and DMA_UNMAP of a page, the server", 500, map_unmap),
         op("direct-read-4B", "DMA of 4 bytes through shared memory", 20_000, direct_read),
-        op("guarded-read-4B", "the same, of a file that may be cut off", 20_000, guarded_read),
+        op("direct-async-4B", "the same, as a future", 20_000, direct_async),
+        op(
+            "guarded-read-4B",
+            "a DMA of 4 bytes of a file that may be cut off",
+            20_000,
+            guarded_read,
+        ),
         op("lease-1000", "a lease of a page, one of 1,000", 20_000, lease),
         op("pin-1000", "a pin for a page, one of 1,000", 20_000, pin),
         op("pin-32-of-1000", "a pin for 32 pages, each one of 1,000", 2_000, pin_many),
@@ -96,6 +105,21 @@ fn guarded_read() -> anyhow::Result<Step> {
     read(InProcess::share_unsealed)
 }
 
+fn direct_async() -> anyhow::Result<Step> {
+    let ends = InProcess::start()?;
+    let ram = ends.share(PAGE)?;
+    let dma = ends.dma();
+    Ok(Box::new(move || {
+        let _alive = (&ends, &ram);
+        let mut to = [0; 4];
+        let read = pin!(dma.read_async(RAM, black_box(&mut to)));
+        match read.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Ok(result?),
+            Poll::Pending => anyhow::bail!("memory that is shared has to be waited for"),
+        }
+    }))
+}
+
 fn read(share: fn(&InProcess, u64) -> anyhow::Result<SharedRam>) -> anyhow::Result<Step> {
     let ends = InProcess::start()?;
     let ram = share(&ends, PAGE)?;
@@ -108,7 +132,8 @@ fn read(share: fn(&InProcess, u64) -> anyhow::Result<SharedRam>) -> anyhow::Resu
 
 fn lease() -> anyhow::Result<Step> {
     of_pages(|dma, next| {
-        black_box(dma.lease(next(), PAGE, Direction::Read)?);
+        let lease = dma.lease(next(), PAGE, Direction::Read)?;
+        black_box(&lease);
         Ok(())
     })
 }
@@ -116,7 +141,8 @@ fn lease() -> anyhow::Result<Step> {
 fn pin() -> anyhow::Result<Step> {
     of_pages(|dma, next| {
         dma.pin(|memory| {
-            black_box(memory.slice(next(), PAGE, Direction::Read)?);
+            let slice = memory.slice(next(), PAGE, Direction::Read)?;
+            black_box(&slice);
             Ok(())
         })
     })
@@ -126,7 +152,8 @@ fn pin_many() -> anyhow::Result<Step> {
     of_pages(|dma, next| {
         dma.pin(|memory| {
             for _ in 0..32 {
-                black_box(memory.slice(next(), PAGE, Direction::Read)?);
+                let slice = memory.slice(next(), PAGE, Direction::Read)?;
+                black_box(&slice);
             }
             Ok(())
         })

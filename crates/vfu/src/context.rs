@@ -21,6 +21,13 @@ struct Frame {
     inside: Inside,
 }
 
+impl Frame {
+    #[inline]
+    fn is_of(&self, device: &Shared) -> bool {
+        std::ptr::eq(self.device, device)
+    }
+}
+
 thread_local! {
     /// What runs now.
     static INNERMOST: Cell<Option<Frame>> = const { Cell::new(None) };
@@ -70,16 +77,18 @@ fn resume_outer() {
 }
 
 /// What this thread runs for `device`, if anything; be it that this runs something for another one.
+#[inline]
 pub(crate) fn inside(device: &Shared) -> Option<Inside> {
-    let is_of = |frame: &Frame| std::ptr::eq(frame.device, device);
     let innermost = INNERMOST.with(Cell::get)?;
-    if is_of(&innermost) {
-        return Some(innermost.inside);
-    }
-    OUTER.with(|o| {
-        let outer = o.borrow();
+    if innermost.is_of(device) { Some(innermost.inside) } else { inside_outer(device) }
+}
+
+#[cold]
+fn inside_outer(device: &Shared) -> Option<Inside> {
+    OUTER.with(|outer| {
+        let outer = outer.borrow();
         let mut frames = outer.iter().rev().map(|(frame, _)| frame);
-        frames.find(|frame| is_of(frame)).map(|frame| frame.inside)
+        frames.find(|frame| frame.is_of(device)).map(|frame| frame.inside)
     })
 }
 

@@ -84,15 +84,18 @@ struct Burst {
     reply: usize,
 }
 
-/// The page with this number, of which every second address is left out.
+/// From one page to the next, in bytes: every second address is left out.
+pub(super) const STRIDE: u64 = 2 * PAGE;
+
+/// The page with this number.
 fn map(number: usize) -> Request<'static> {
-    let (offset, address) = (number as u64 * PAGE, RAM + number as u64 * 2 * PAGE);
+    let (offset, address) = (number as u64 * PAGE, RAM + number as u64 * STRIDE);
     let flags = DmaMapFlags::READ | DmaMapFlags::WRITE;
     Request::DmaMap(DmaMap { flags, offset, address, size: PAGE })
 }
 
 fn unmap(number: usize) -> Request<'static> {
-    let what = UnmapWhat::Range { address: RAM + number as u64 * 2 * PAGE, size: PAGE };
+    let what = UnmapWhat::Range { address: RAM + number as u64 * STRIDE, size: PAGE };
     Request::DmaUnmap(DmaUnmapRequest::new(what))
 }
 
@@ -203,5 +206,5 @@ pub(super) fn map_pages(
         Burst { messages, ..What::PostedMaps(1).burst() }.go(&session, ram)?;
         at = end;
     }
-    Ok((session, (0..count as u64).map(|page| RAM + page * 2 * PAGE).collect()))
+    Ok((session, (0..count as u64).map(|page| RAM + page * STRIDE).collect()))
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use vfu::Dma;
 use vfu::dma::Direction;
 
+use super::bursts::STRIDE;
 use super::inprocess::{PAGE, Shared};
 use crate::measure::{Bulk, Effort, Side, compare};
 use crate::row::{Group, Measured, Row};
@@ -83,9 +84,11 @@ fn next(state: &mut u64) -> u64 {
     *state
 }
 
+/// One of these addresses. A device has it from its queue: were it read from the list, the line in which a
+/// search of that list ends would be there already.
 fn pick(addresses: &[u64], state: &mut u64) -> u64 {
-    let index = next(state) as usize % addresses.len();
-    addresses[index]
+    let number = next(state) % addresses.len() as u64;
+    addresses[0] + number * STRIDE
 }
 
 /// In which way an address is looked up.
@@ -97,12 +100,14 @@ enum How {
     Leased,
 }
 
-/// Looks so many up, and what `next` gives.
+/// Looks so many up, and what `next` gives. What is found is shown to the black box where it lies, as
+/// a device reads and writes through it: to hand it over would be a copy that waits for its own stores.
 fn look_up(how: How, dma: &Dma, times: usize, mut next: impl FnMut() -> u64) -> anyhow::Result<()> {
     match how {
         How::Leased => {
             for _ in 0..times {
-                black_box(dma.lease(black_box(next()), LEN, Direction::Read)?);
+                let lease = dma.lease(black_box(next()), LEN, Direction::Read)?;
+                black_box(&lease);
             }
         }
         How::Pinned(batch) => {
@@ -111,7 +116,8 @@ fn look_up(how: How, dma: &Dma, times: usize, mut next: impl FnMut() -> u64) -> 
                 let now = left.min(batch);
                 dma.pin(|memory| {
                     for _ in 0..now {
-                        black_box(memory.slice(black_box(next()), LEN, Direction::Read)?);
+                        let slice = memory.slice(black_box(next()), LEN, Direction::Read)?;
+                        black_box(&slice);
                     }
                     Ok(())
                 })?;

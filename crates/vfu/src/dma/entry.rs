@@ -16,15 +16,17 @@ impl Drop for Entry {
     }
 }
 
-/// What a look for direct memory wants to know of a region: two words, four of which fill a line of the
-/// cache.
+/// What a look for direct memory wants to know of a region.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key {
     /// First address, in bytes.
     pub(super) address: u64,
-    /// The length in bytes, behind what may be done; 0 if it is not mapped into this process.
-    direct: u64,
+    pub(super) direct: Direct,
 }
+
+/// The length in bytes, behind what may be done; 0 if it is not mapped into this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Direct(u64);
 
 /// What may be done with direct memory.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +53,6 @@ impl Need {
 }
 
 impl Key {
-    /// That of no region: behind those of all.
-    pub(super) const NONE: Key = Key { address: u64::MAX, direct: 0 };
-
     pub(super) fn new(region: &Region) -> Key {
         let bit = |is: bool, need: Need| if is { need.0 } else { 0 };
         let direct = match &region.backing {
@@ -66,13 +65,20 @@ impl Key {
             }
             _ => 0,
         };
-        Key { address: region.address, direct }
+        Key { address: region.address, direct: Direct(direct) }
     }
 
     /// Whether these bytes lie in the region, and all that may be done with them directly.
     #[inline]
     pub(super) fn holds(&self, address: u64, len: u64, need: Need) -> bool {
-        let (offset, size) = (address.wrapping_sub(self.address), self.direct >> BITS);
-        self.direct & need.0 == need.0 && offset < size && len <= size - offset
+        let (offset, size) = (address.wrapping_sub(self.address), self.size(need));
+        offset < size && len <= size - offset
+    }
+
+    /// The length in bytes, if all that may be done with it directly; else 0.
+    #[inline]
+    pub(super) fn size(&self, Need(need): Need) -> u64 {
+        let Direct(direct) = self.direct;
+        if direct & need == need { direct >> BITS } else { 0 }
     }
 }

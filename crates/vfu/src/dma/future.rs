@@ -32,6 +32,9 @@ impl Future for DmaFuture<'_> {
     type Output = Result<(), DmaError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.0.at_once() {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             let Some(Waiting { link, pause }) = self.0.advance(&Asker::elsewhere())? else {
                 return Poll::Ready(Ok(()));

@@ -1,12 +1,14 @@
 //! Regions in the order of their addresses, quick to search and to change.
 
-use super::entry::{Entry, Key};
+use std::hint::black_box;
+
+use super::entry::{Direct, Entry, Key};
 use crate::sync::Counted;
 
-/// So many addresses are compared at once: a line of the cache, and two of keys.
-const LINE: usize = if cfg!(test) { 2 } else { 8 };
+/// So many addresses are compared at once.
+const GROUP: usize = if cfg!(test) { 2 } else { 8 };
 /// The most regions of a chunk.
-const FULL: usize = LINE * LINE;
+const FULL: usize = GROUP * GROUP;
 
 /// Regions that do not overlap, in chunks: a search is one over addresses that lie side by side, then one in
 /// a chunk, and a change moves what is in one chunk.
@@ -20,15 +22,25 @@ pub(super) struct Index {
     len: usize,
 }
 
-/// A search touches the first line, and then one of those of keys: not the entries.
+/// A search touches a line of the cache with the firsts, and then one with addresses and at once the two
+/// with what belongs to these: among very many regions it is such lines, one after the other, that it waits
+/// for.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Chunk {
-    /// The first address of each line of keys.
-    firsts: [u64; LINE],
-    /// One for each entry, and then [`Key::NONE`].
-    keys: [[Key; LINE]; LINE],
-    entries: Vec<Counted<Entry>>,
+    /// The first address of each group.
+    firsts: [u64; GROUP],
+    /// The address of each place. Those of empty places, at the end, are the last of all.
+    addresses: [[u64; GROUP]; GROUP],
+    places: [[Place; GROUP]; GROUP],
+    len: usize,
+}
+
+/// A place for a region.
+#[derive(Debug, Default)]
+struct Place {
+    direct: Direct,
+    entry: Option<Counted<Entry>>,
 }
 
 /// A region in the index.
@@ -44,10 +56,11 @@ fn floor(firsts: &[u64], address: u64) -> Option<usize> {
     firsts.partition_point(|first| *first <= address).checked_sub(1)
 }
 
-/// How many of `firsts` are not behind `address`: without a branch, as none could be foretold.
-#[inline]
-fn count(firsts: impl Iterator<Item = u64>, address: u64) -> usize {
-    firsts.map(|first| usize::from(first <= address)).sum()
+/// How many of `addresses` but the first are not behind `address`: without a branch, as none could be
+/// foretold.
+#[inline(always)]
+fn count(addresses: &[u64; GROUP], address: u64) -> usize {
+    addresses[1..].iter().map(|first| usize::from(*first <= address)).sum()
 }
 
 impl Index {
@@ -56,7 +69,7 @@ impl Index {
     }
 
     /// The last region that does not begin behind `address`.
-    #[inline]
+    #[inline(always)] // what it gives is three words: not through memory
     pub(super) fn floor(&self, address: u64) -> Option<Found<'_>> {
         self.chunks.get(floor(&self.firsts, address)?)?.floor(address)
     }
@@ -69,13 +82,13 @@ impl Index {
             self.chunks.push(Box::default());
         }
         let mut at = floor(&self.firsts, address).unwrap_or(0);
-        let mut behind = self.chunks[at].keys().partition_point(|key| key.address <= address);
-        if self.chunks[at].entries.len() == FULL {
+        let mut behind = self.chunks[at].addresses().partition_point(|a| *a <= address);
+        if self.chunks[at].len == FULL {
             // At the end of the whole, a new chunk: who counts upwards leaves full ones behind.
             let is_last = at + 1 == self.chunks.len();
             let cut = if is_last && behind == FULL { FULL } else { FULL / 2 };
             let upper = self.chunks[at].split_off(cut);
-            self.firsts.insert(at + 1, upper.keys().first().map_or(address, |key| key.address));
+            self.firsts.insert(at + 1, upper.addresses().first().map_or(address, |first| *first));
             self.chunks.insert(at + 1, upper);
             if behind >= cut && (behind > cut || cut == FULL) {
                 at += 1;
@@ -91,79 +104,110 @@ impl Index {
     pub(super) fn remove(&mut self, address: u64) -> Option<Counted<Entry>> {
         let at = floor(&self.firsts, address)?;
         let chunk = &mut self.chunks[at];
-        let here = chunk.keys().binary_search_by_key(&address, |key| key.address).ok()?;
+        let here = chunk.addresses().binary_search(&address).ok()?;
         let entry = chunk.remove(here);
-        if chunk.entries.is_empty() {
+        if chunk.len == 0 {
             self.firsts.remove(at);
             self.chunks.remove(at);
         } else {
             self.firsts[at] = chunk.firsts[0];
         }
         self.len -= 1;
-        Some(entry)
+        entry
     }
 
     /// The regions from the one that `address` lies in, or the next, on.
     pub(super) fn from(&self, address: u64) -> impl Iterator<Item = &Counted<Entry>> {
         let first = floor(&self.firsts, address).unwrap_or(0);
-        let entries = self.chunks.iter().skip(first).flat_map(|chunk| &chunk.entries);
+        let entries = self.chunks.iter().skip(first).flat_map(|chunk| chunk.entries());
         entries.skip_while(move |entry| entry.region.last() < address)
     }
 }
 
+/// Has the processor fetch places before it is known which of them is wanted.
+#[inline]
+fn fetch(group: &[Place; GROUP]) {
+    const LINE: usize = 64 / size_of::<Place>();
+    group.iter().step_by(LINE).for_each(|place| {
+        black_box(place.direct);
+    });
+}
+
 impl Default for Chunk {
     fn default() -> Chunk {
-        let (firsts, keys) = ([u64::MAX; LINE], [[Key::NONE; LINE]; LINE]);
-        Chunk { firsts, keys, entries: Vec::new() }
+        let (firsts, addresses) = ([u64::MAX; GROUP], [[u64::MAX; GROUP]; GROUP]);
+        let places = std::array::from_fn(|_| Default::default());
+        Chunk { firsts, addresses, places, len: 0 }
     }
 }
 
 impl Chunk {
-    fn keys(&self) -> &[Key] {
-        &self.keys.as_flattened()[..self.entries.len()]
+    fn addresses(&self) -> &[u64] {
+        &self.addresses.as_flattened()[..self.len]
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Counted<Entry>> {
+        self.places.as_flattened()[..self.len].iter().filter_map(|place| place.entry.as_ref())
     }
 
     /// As [`Index::floor`]; the chunk's first region does not begin behind `address`.
-    #[inline]
+    #[inline(always)]
     fn floor(&self, address: u64) -> Option<Found<'_>> {
-        let line = count(self.firsts[1..].iter().copied(), address);
-        let here = count(self.keys[line][1..].iter().map(|key| key.address), address);
-        // Keys of none are as one at the last of all addresses.
-        let at = (line * LINE + here).min(self.entries.len().saturating_sub(1));
-        Some(Found { key: self.keys.as_flattened()[at], entry: self.entries.get(at)? })
+        let (group, here) = if address == u64::MAX {
+            // Empty places begin there, too.
+            let last = self.len.saturating_sub(1);
+            (last / GROUP, last % GROUP)
+        } else {
+            // Most peers have a few mappings, which are in the first.
+            let one = self.firsts[1] == u64::MAX;
+            let group = if one { 0 } else { count(&self.firsts, address) };
+            fetch(&self.places[group]);
+            (group, count(&self.addresses[group], address))
+        };
+        let Place { direct, entry } = &self.places[group][here];
+        let key = Key { address: self.addresses[group][here], direct: *direct };
+        Some(Found { key, entry: entry.as_ref()? })
     }
 
     fn insert(&mut self, at: usize, entry: Counted<Entry>) {
-        let keys = self.keys.as_flattened_mut();
-        keys.copy_within(at..self.entries.len(), at + 1);
-        keys[at] = Key::new(&entry.region);
-        self.entries.insert(at, entry);
+        let Key { address, direct } = Key::new(&entry.region);
+        let addresses = &mut self.addresses.as_flattened_mut()[at..=self.len];
+        let places = &mut self.places.as_flattened_mut()[at..=self.len];
+        addresses.rotate_right(1);
+        places.rotate_right(1); // the last was empty
+        addresses[0] = address;
+        places[0] = Place { direct, entry: Some(entry) };
+        self.len += 1;
         self.set_firsts();
     }
 
-    fn remove(&mut self, at: usize) -> Counted<Entry> {
-        let (keys, len) = (self.keys.as_flattened_mut(), self.entries.len());
-        keys.copy_within(at + 1..len, at);
-        keys[len - 1] = Key::NONE;
-        let entry = self.entries.remove(at);
+    fn remove(&mut self, at: usize) -> Option<Counted<Entry>> {
+        let addresses = &mut self.addresses.as_flattened_mut()[at..self.len];
+        let places = &mut self.places.as_flattened_mut()[at..self.len];
+        let gone = std::mem::take(&mut places[0]);
+        addresses[0] = u64::MAX;
+        addresses.rotate_left(1);
+        places.rotate_left(1);
+        self.len -= 1;
         self.set_firsts();
-        entry
+        gone.entry
     }
 
     fn split_off(&mut self, at: usize) -> Box<Chunk> {
         let mut upper = Box::<Chunk>::default();
-        upper.entries.reserve_exact(FULL);
-        upper.entries.extend(self.entries.drain(at..));
-        let keys = &mut self.keys.as_flattened_mut()[at..];
-        upper.keys.as_flattened_mut()[..keys.len()].copy_from_slice(keys);
-        keys.fill(Key::NONE);
+        let count = self.len - at;
+        let addresses = &mut self.addresses.as_flattened_mut()[at..self.len];
+        let places = &mut self.places.as_flattened_mut()[at..self.len];
+        upper.addresses.as_flattened_mut()[..count].swap_with_slice(addresses);
+        upper.places.as_flattened_mut()[..count].swap_with_slice(places);
+        (self.len, upper.len) = (at, count);
         self.set_firsts();
         upper.set_firsts();
         upper
     }
 
     fn set_firsts(&mut self) {
-        self.firsts = std::array::from_fn(|line| self.keys[line][0].address);
+        self.firsts = std::array::from_fn(|group| self.addresses[group][0]);
     }
 }
 

@@ -16,7 +16,17 @@ pub struct Pinned<'a> {
     shared: &'a Shared,
     index: &'a Index,
     /// Where the last slice was.
-    last: Cell<Option<Found<'a>>>,
+    last: Cell<Option<Last<'a>>>,
+}
+
+/// A mapping, so that as little as can be is left to compare.
+#[derive(Clone, Copy, Debug)]
+struct Last<'a> {
+    /// First address, in bytes.
+    address: u64,
+    /// By [`Direction`]: the length in bytes, or 0 if there are no slices.
+    sizes: [u64; 2],
+    entry: &'a Counted<Entry>,
 }
 
 /// A piece of the peer's memory, for as long as the mappings are pinned.
@@ -58,6 +68,19 @@ impl Dma {
     }
 }
 
+impl<'a> Last<'a> {
+    fn new(Found { key, entry }: Found<'a>) -> Last<'a> {
+        let sizes = [Direction::Read, Direction::Write].map(|way| key.size(Need::prompt(way)));
+        Last { address: key.address, sizes, entry }
+    }
+
+    #[inline]
+    fn holds(&self, address: u64, len: u64, direction: Direction) -> bool {
+        let (offset, size) = (address.wrapping_sub(self.address), self.sizes[direction as usize]);
+        offset < size && len <= size - offset
+    }
+}
+
 impl<'a> Pinned<'a> {
     /// The `len` bytes at `address`, which have to lie in one mapping that is shared by file
     /// descriptor and mapped.
@@ -73,32 +96,30 @@ impl<'a> Pinned<'a> {
         len: u64,
         direction: Direction,
     ) -> Result<Slice<'a>, DmaError> {
-        let need = Need::prompt(direction);
-        let last = || self.last.get().filter(|last| last.key.holds(address, len, need));
+        let last = || self.last.get().filter(|last| last.holds(address, len, direction));
         let found = last().or_else(|| {
             self.search(address);
             last()
         });
         match found {
-            Some(Found { key, entry }) => {
-                Ok(Slice(Span { held: entry, offset: address - key.address, len }))
-            }
-            None => Err(self.why(address, direction)),
+            Some(last) => Ok(Slice(Span { held: last.entry, offset: address - last.address, len })),
+            None => Err(*self.why(address, direction)),
         }
     }
 
     #[inline(never)]
     fn search(&self, address: u64) {
-        self.last.set(self.index.floor(address));
+        self.last.set(self.index.floor(address).map(Last::new));
     }
 
-    /// Why there is no slice.
+    /// Why there is no slice. In a box: were it written to where a slice would be, slices would have to go
+    /// through memory, and whoever takes them would wait for that.
     #[cold]
-    fn why(&self, address: u64, direction: Direction) -> DmaError {
-        match find(self.index, address, direction) {
+    fn why(&self, address: u64, direction: Direction) -> Box<DmaError> {
+        Box::new(match find(self.index, address, direction) {
             Ok(_) => DmaError::NotDirect { address },
             Err(e) => self.shared.explain(e),
-        }
+        })
     }
 }
 

@@ -36,6 +36,13 @@ impl Buffer<'_> {
         }
     }
 
+    fn reborrow(&mut self) -> Buffer<'_> {
+        match self {
+            Buffer::Read(to) => Buffer::Read(to),
+            Buffer::Write(from) => Buffer::Write(from),
+        }
+    }
+
     /// Copies these of the bytes, which are at `offset` in direct memory.
     fn copy(&mut self, range: Range<usize>, region: &Region, offset: u64) -> Result<(), DmaError> {
         match self {
@@ -118,6 +125,13 @@ impl<'a> Transfer<'a> {
     pub(crate) fn one_by_one(mut self) -> Self {
         self.one_by_one = true;
         self
+    }
+
+    /// The whole of it by [`copy_at_once`], if it has not begun. False, if that can't be.
+    pub(super) fn at_once(&mut self) -> bool {
+        self.epoch.is_none()
+            && self.how == How::Shortest
+            && copy_at_once(self.shared, self.address, self.buffer.reborrow())
     }
 
     /// Moves on as far as it goes without waiting. `None`: all bytes have been moved.

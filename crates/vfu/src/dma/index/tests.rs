@@ -54,3 +54,18 @@ fn who_counts_upwards_fills_the_chunks() {
     (0..10 * FULL as u64).for_each(|page| index.insert(region(page * 0x1000, 0x1000)));
     assert_eq!(index.chunks.len(), 10);
 }
+
+/// Where an empty place says that it begins.
+#[test]
+fn the_last_of_all_addresses_is_found() {
+    let mut index = Index::default();
+    let floor = |index: &Index| index.floor(u64::MAX).map(|found| found.key.address);
+    assert_eq!(floor(&index), None);
+    for (address, size) in [(0, 0x1000), (u64::MAX - 1, 1), (u64::MAX, 1)] {
+        index.insert(region(address, size));
+        assert_eq!(floor(&index), Some(address));
+    }
+    assert_eq!(index.floor(u64::MAX - 1).map(|found| found.key.address), Some(u64::MAX - 1));
+    index.remove(u64::MAX).unwrap();
+    assert_eq!(floor(&index), Some(u64::MAX - 1));
+}
