@@ -198,12 +198,10 @@ impl<'a> Run<'a> {
     }
 
     fn quiet(&mut self, script: &Script, stats: &mut Stats) -> Vec<Finding> {
-        let (path, timeout) = (self.target.path.as_path(), self.options.timeout);
-        if let (Some(program), true) = (&mut self.target.program, self.options.may_exit) {
-            if program.ended().is_some() && program.start_server(path, timeout).is_err() {
-                return vec![Finding::new(Kind::Dead, None, "the server does not start any more")];
-            }
+        if !self.wake() {
+            return vec![Finding::new(Kind::Dead, None, "the server does not start any more")];
         }
+        let (path, timeout) = (self.target.path.as_path(), self.options.timeout);
         let peer = Peer { path, timeout, patience: self.patience, survey: &self.survey };
         let mut found = Vec::new();
         for connection in &script.connections {
@@ -317,12 +315,33 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Starts a server again that has ended by itself, which it may. Gives whether it starts.
+    fn wake(&mut self) -> bool {
+        let Some(program) = self.target.program.as_mut().filter(|_| self.options.may_exit) else {
+            return true;
+        };
+        if program.ended().is_none() {
+            return true;
+        }
+        let woken = program.start_server(&self.target.path, self.options.timeout).is_ok();
+        // One that ends with each client can't be watched, and would end with this one.
+        if self.baseline.is_some() {
+            self.watch_anew();
+        }
+        woken
+    }
+
+    /// Watches the process that serves now.
+    fn watch_anew(&mut self) {
+        self.process = Watch::find(&self.target.path, self.options.timeout);
+        self.take_baseline();
+    }
+
     /// Sees to it that the server serves again.
     fn revive(&mut self) -> bool {
         if let Some(program) = &mut self.target.program {
             let restarted = program.start_server(&self.target.path, self.options.timeout).is_ok();
-            self.process = Watch::find(&self.target.path, self.options.timeout);
-            self.take_baseline();
+            self.watch_anew();
             return restarted;
         }
         let (path, timeout) = (self.target.path.as_path(), self.options.timeout);

@@ -50,6 +50,16 @@ fn role() {
             }
             Doing::Right
         },
+        "leaks and ends" => |got| {
+            if got.header.command == 9 && is_plain(got) && got.payload.len() == 16 {
+                match (u32_at(got, 12), got.header.id) {
+                    (0, 0) => std::process::exit(1), // as minimising makes it
+                    (2, _) => std::mem::forget(std::fs::File::open("/dev/null")),
+                    _ => {}
+                }
+            }
+            Doing::Right
+        },
         "hoards" => |got| {
             if got.header.command == 7 && is_plain(got) && u32_at(got, 8) == 2 {
                 std::mem::forget(vec![1_u8; 40 << 10]);
@@ -93,7 +103,8 @@ fn client(path: &Path) {
 fn attack(role: &str, areas: &[Area], cases: u64) -> Report {
     run(role, |target| {
         let memory_kib = if role == "hoards" { 1 << 10 } else { 64 << 10 };
-        let options = Options { memory_kib, ..options(areas, cases) };
+        let may_exit = role == "leaks and ends";
+        let options = Options { memory_kib, may_exit, ..options(areas, cases) };
         target.attack(&options, &AtomicBool::new(false), &mut |_| {}).unwrap()
     })
 }
@@ -165,6 +176,17 @@ fn descriptors_that_leak_are_traced() {
     assert!(text.lines().count() <= 3, "{text}");
     let (first, last) = report.usage.unwrap();
     assert!(last.descriptors > first.descriptors);
+}
+
+/// One that may end by itself does so while it is traced: what is watched is the next process.
+#[test]
+fn descriptors_that_leak_are_traced_in_a_server_that_ends() {
+    let report = attack("leaks and ends", &[Area::Regions], 192);
+    let (finding, script) = only(&report);
+    assert_eq!(finding.kind, Kind::DescriptorLeak);
+    let text = script.to_string();
+    assert!(text.contains("send REGION_READ") && text.contains("count=2"), "{text}");
+    assert!(text.lines().count() <= 3, "{text}");
 }
 
 #[test]

@@ -4,6 +4,10 @@ use proptest::prelude::*;
 use vfu_proto::session::{FrameError, Framer, Limits, MAX_FDS, Role, Session, Sink, Ticket};
 use vfu_proto::wire::{Command, HEADER_SIZE, Header, Kind};
 
+/// Miri takes for a byte as long as others for some hundred.
+const CASES: u32 = if cfg!(miri) { 2 } else { 128 };
+const LARGE: usize = if cfg!(miri) { 10_000 } else { 100_000 };
+
 fn message(id: u16, payload: usize) -> Vec<u8> {
     let mut bytes = Header::command(id, Command::RegionWrite, payload).emit().to_vec();
     bytes.extend((0..payload).map(|i| (i as u8).wrapping_add(id as u8)));
@@ -36,12 +40,12 @@ fn feed(framer: &mut Framer<u32>, mut bytes: &[u8], fds: &[u32]) -> Vec<(u16, us
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     /// Cuts at any place give the same messages.
     #[test]
     fn any_fragmentation_gives_the_same_messages(
-        sizes in prop::collection::vec(prop_oneof![0usize..100, 3000usize..5000, 60_000usize..200_000], 1..12),
+        sizes in prop::collection::vec(prop_oneof![0usize..100, 3000usize..5000, LARGE / 5 * 3..LARGE * 2], 1..12),
         cuts in prop::collection::vec(1usize..9000, 1..64),
     ) {
         let mut stream = Vec::new();
@@ -63,7 +67,7 @@ proptest! {
 
     /// Whatever comes: messages, more bytes wanted, or an error; and room is never missing.
     #[test]
-    fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..20_000)) {
+    fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..LARGE / 5)) {
         let mut framer = Framer::<u32>::new(8192);
         let mut rest = &bytes[..];
         while !rest.is_empty() {
@@ -88,10 +92,10 @@ proptest! {
 
 #[test]
 fn byte_by_byte() {
-    let stream: Vec<u8> = [message(1, 0), message(2, 24), message(3, 5000)].concat();
+    let stream: Vec<u8> = [message(1, 0), message(2, 24), message(3, LARGE / 20)].concat();
     let mut framer = Framer::new(1 << 20);
     let got: Vec<_> = stream.iter().flat_map(|b| feed(&mut framer, &[*b], &[])).collect();
-    assert_eq!(got, [(1, 0, vec![]), (2, 24, vec![]), (3, 5000, vec![])]);
+    assert_eq!(got, [(1, 0, vec![]), (2, 24, vec![]), (3, LARGE / 20, vec![])]);
 }
 
 #[test]
@@ -119,11 +123,12 @@ fn descriptors_belong_to_the_message_that_ends_the_receive() {
 #[test]
 fn descriptors_are_bounded() {
     let mut framer = Framer::new(1 << 20);
-    let message = message(1, 1000);
-    for byte in &message[..999] {
+    let message = message(1, LARGE / 100);
+    let (last, before) = message.split_last().unwrap();
+    for byte in before {
         feed(&mut framer, &[*byte], &[1; 10]);
     }
-    let got = feed(&mut framer, &message[999..], &[]);
+    let got = feed(&mut framer, &[*last], &[]);
     assert_eq!(got[0].2.len(), MAX_FDS);
 }
 
@@ -205,7 +210,7 @@ fn refused_messages_are_skipped() {
 fn what_is_missing_is_the_rest_of_one_message() {
     let mut framer = Framer::<u32>::new(1 << 20);
     let mut stream = message(1, 10);
-    stream.extend(message(2, 100_000));
+    stream.extend(message(2, LARGE));
     stream.extend(message(3, 0));
     let (mut rest, mut ids) = (&stream[..], Vec::new());
     while !rest.is_empty() {
@@ -238,12 +243,12 @@ fn ticket() -> Ticket {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     /// However much of the data goes to the sink, it is where the message says.
     #[test]
     fn data_is_in_the_sink_or_in_the_message(
-        len in prop_oneof![5000usize..9000, 60_000usize..200_000],
+        len in prop_oneof![5000usize..9000, LARGE / 5 * 3..LARGE * 2],
         steps in prop::collection::vec((1usize..70_000, any::<bool>(), any::<bool>()), 1..32),
     ) {
         let ticket = ticket();
@@ -295,7 +300,7 @@ proptest! {
 #[test]
 fn only_the_reply_itself_goes_to_a_sink() {
     let ticket = ticket();
-    let len = 100_000;
+    let len = LARGE;
     let command = message(ticket.id(), HEAD - HEADER_SIZE + len);
     let mut error = reply(ticket.id(), HEAD, len);
     error[8] |= 0x20;
@@ -331,7 +336,7 @@ fn the_room_for_small_messages_does_not_grow_with_large_ones() {
     let mut framer = Framer::<u32>::new(1 << 20);
     let small = framer.space().len();
     for _ in 0..10 {
-        feed(&mut framer, &message(1, 100_000), &[]);
+        feed(&mut framer, &message(1, LARGE), &[]);
         assert_eq!(framer.space().len(), small);
     }
     feed(&mut framer, &message(1, 100).repeat(1000), &[]);

@@ -14,14 +14,30 @@ pub(super) struct Step {
 }
 
 /// Tests of vfu in which several threads meet.
-const THREADED: [&str; 7] = [
+const THREADED: [&str; 23] = [
+    "crossing_client",
+    "crossing_end",
+    "crossing_flow",
+    "crossing_gate",
+    "crossing_growth",
+    "crossing_irqs",
+    "crossing_leftovers",
+    "crossing_limits",
+    "crossing_order",
+    "crossing_quiesce",
+    "crossing_reset",
     "crossing_stress",
+    "crossing_timeout",
+    "crossing_twin",
     "crossing_unmap",
     "dirty_threads",
     "dma_map",
+    "doorbells",
     "irq_masks",
+    "irq_moving",
     "irq_storms",
     "irqs",
+    "posted",
 ];
 
 /// rustix calls the C library, whose functions a sanitizer watches: what is mapped, sent and unmapped.
@@ -66,10 +82,14 @@ pub(super) fn of(kind: Kind, cargo: &Command) -> Result<Vec<Step>> {
         command.args(["--", "--skip", "dma::dirty::tests::reports_agree_with_the_model"]);
         command
     };
+    let devices = |mut command: Command| {
+        command.args(["-p", "vfu-devices", "--tests"]);
+        command
+    };
     Ok(match kind {
         Kind::Miri => {
             let mut proto = miri(&["-p", "vfu-proto", "--lib"]);
-            // Others take too long: the simulation a million steps, the framer is fed megabytes.
+            // The simulation takes too long: a million steps.
             for test in PURE_TESTS {
                 proto.args(["--test", test]);
             }
@@ -82,21 +102,39 @@ pub(super) fn of(kind: Kind, cargo: &Command) -> Result<Vec<Step>> {
         }
         Kind::Thread => {
             // The standard library too, or its locks are taken for races.
-            let mut command = threaded(on_host(&["test", "-Zbuild-std"], "-Zsanitizer=thread"));
-            command.env("TSAN_OPTIONS", format!("{REFUSE} history_size=4"));
-            vec![Step { name: "threads of vfu", command }]
+            let watched = || {
+                let mut command = on_host(&["test", "-Zbuild-std"], "-Zsanitizer=thread");
+                command.env("TSAN_OPTIONS", format!("{REFUSE} history_size=4"));
+                command
+            };
+            vec![
+                Step { name: "threads of vfu", command: threaded(watched()) },
+                Step { name: "devices", command: devices(watched()) },
+            ]
         }
         Kind::Address => {
-            let mut command = threaded(on_host(&["test"], "-Zsanitizer=address"));
-            command.env("ASAN_OPTIONS", REFUSE);
-            vec![Step { name: "threads of vfu", command }]
+            let watched = || {
+                let mut command = on_host(&["test"], "-Zsanitizer=address");
+                command.env("ASAN_OPTIONS", REFUSE);
+                command
+            };
+            vec![
+                Step { name: "threads of vfu", command: threaded(watched()) },
+                Step { name: "devices", command: devices(watched()) },
+            ]
         }
     })
 }
 
 /// Tests of vfu-proto that end within minutes.
-const PURE_TESTS: [&str; 5] =
-    ["session_engine", "wire_checks", "wire_golden", "wire_roundtrip", "wire_version"];
+const PURE_TESTS: [&str; 6] = [
+    "session_engine",
+    "session_framer",
+    "wire_checks",
+    "wire_golden",
+    "wire_roundtrip",
+    "wire_version",
+];
 
 /// Modules of vfu that call no system.
 const PURE_MODULES: [&str; 5] =

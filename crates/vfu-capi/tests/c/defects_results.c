@@ -1,11 +1,17 @@
 /* Defects of the C library that this one must not have, D19 to D28: ways to stop a server, and wrong results. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -255,6 +261,74 @@ CASE(d28_memory_that_may_not_be_read)
     FAILS(vfu_addr_to_sgl(dev.ctx, (void *)RAM_AT, 16, sg, 1, PROT_READ), EACCES);
     EQ(vfu_addr_to_sgl(dev.ctx, (void *)RAM_AT, 16, sg, 1, PROT_WRITE), 1);
     free(sg);
+    device_destroy();
+}
+
+#if defined(__x86_64__)
+#define REGISTER(context, n) (context)->uc_mcontext.gregs[(int[]){REG_RDI, REG_RSI, REG_RDX, REG_R10}[n]]
+#define RESULT(context) (context)->uc_mcontext.gregs[REG_RAX]
+#elif defined(__aarch64__)
+#define REGISTER(context, n) (context)->uc_mcontext.regs[n]
+#define RESULT(context) (context)->uc_mcontext.regs[0]
+#endif
+
+#ifdef RESULT
+static int interrupts;
+
+/* Every other pread or pwrite is as if a signal had come first. */
+static void interrupt(int signal, siginfo_t *info, void *context)
+{
+    ucontext_t *c = context;
+    struct iovec iov = {(void *)REGISTER(c, 1), REGISTER(c, 2)};
+    int fd = REGISTER(c, 0), call = info->si_syscall == SYS_pread64 ? SYS_preadv : SYS_pwritev;
+
+    (void)signal;
+    RESULT(c) = -EINTR;
+    if (interrupts++ % 2 == 1) {
+        long done = syscall(call, fd, &iov, 1, REGISTER(c, 3), 0L);
+        RESULT(c) = done < 0 ? -errno : done;
+    }
+}
+
+CASE(d28_file_io_that_a_signal_interrupts)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pread64, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pwrite64, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]), filter};
+    struct sigaction action = {.sa_sigaction = interrupt, .sa_flags = SA_SIGINFO};
+    int fd = memory(RAM_SIZE);
+    char data[8] = "";
+
+    device();
+    EQ(dma_map(RAM_AT, RAM_SIZE, RW | VFIO_USER_F_DMA_REGION_FILE_IO, fd, 0), 0);
+    dma_sg_t *sg = look_up(RAM_AT + 0x100, sizeof(data), PROT_READ | PROT_WRITE);
+    EQ(sigaction(SIGSYS, &action, NULL), 0);
+    EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    EQ(vfu_sgl_write(dev.ctx, sg, 1, "signals", VFU_SGL_DIRECT_ACCESS), 0);
+    EQ(interrupts, 2);
+    EQ(vfu_sgl_read(dev.ctx, sg, 1, data, VFU_SGL_DIRECT_ACCESS), 0);
+    EQ(interrupts, 4);
+    EQ(strcmp(data, "signals"), 0);
+    free(sg);
+    device_destroy();
+}
+#endif
+
+CASE(d28_a_write_that_is_refused_changes_nothing)
+{
+    uint64_t both = 0x1122334455667788; /* the interrupt line, and what nobody knows behind the header */
+
+    device();
+    EQ(region_write(VFU_PCI_DEV_CFG_REGION_IDX, 0x3c, &both, sizeof(both)), EINVAL);
+    EQ(config_read(0x3c, 1), 0);
+    EQ(config_write(0x3c, 0x88, 1), 0);
+    EQ(config_read(0x3c, 1), 0x88);
     device_destroy();
 }
 

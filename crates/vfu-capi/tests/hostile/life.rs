@@ -232,6 +232,12 @@ fn l09_paths() {
     assert!(
         fs::symlink_metadata(at("link")).is_ok() && fs::symlink_metadata(at("dangling")).is_ok()
     );
+    // From the folder that the process is in.
+    let up =
+        std::env::current_dir().unwrap().components().skip(1).map(|_| "../").collect::<String>();
+    let relative = std::path::Path::new(&up).join(at("relative").strip_prefix("/").unwrap());
+    assert_eq!(in_rust(&relative), Ok(()));
+    assert!(in_c(&relative));
     let long = at(&"x".repeat(108));
     assert!(in_rust(&long).is_err() && !in_c(&long));
     assert!(in_rust(&at("no/folder")).is_err() && !in_c(&at("no/folder")));

@@ -82,8 +82,11 @@ impl Run<'_> {
         })
     }
 
-    /// Starts a server again that holds so much that it may refuse more.
+    /// Starts a server again that has ended, or that holds so much that it may refuse more.
     fn relieve(&mut self) {
+        if !self.wake() {
+            return; // as playing the next script will find
+        }
         let (Some(usage), Some(baseline)) = (self.look(), self.baseline) else { return };
         let is_full = is_full(&baseline, &usage, self.options.memory_kib);
         if self.target.program.is_some() && is_full {

@@ -1,8 +1,11 @@
 //! Copies from and to memory that another process may change at the same moment.
 //!
 //! Such memory is never a `&[u8]`: the compiler may not assume that two reads of it agree. It is
-//! touched here only, by volatile accesses or by one machine instruction.
+//! touched here only, by atomic accesses, since other threads of ours may do so at the same moment as
+//! well, or by one machine instruction.
 #![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// From this length on, in bytes, one `rep movsb` is faster than a loop.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -28,16 +31,22 @@ pub(super) unsafe fn load(from: *const u8, to: &mut [u8]) {
         // SAFETY: `at < to.len()`, within what the caller vouches for.
         let p = unsafe { from.add(at) };
         let width = width(p, left);
-        let to = &mut to[at..at + width];
+        let (p, to) = (p.cast_mut(), &mut to[at..at + width]);
         match width {
             // SAFETY: so many bytes are left, and `p` is aligned to them.
-            8 => to.copy_from_slice(&unsafe { p.cast::<u64>().read_volatile() }.to_ne_bytes()),
+            8 => to.copy_from_slice(
+                &unsafe { AtomicU64::from_ptr(p.cast()) }.load(Relaxed).to_ne_bytes(),
+            ),
             // SAFETY: as above.
-            4 => to.copy_from_slice(&unsafe { p.cast::<u32>().read_volatile() }.to_ne_bytes()),
+            4 => to.copy_from_slice(
+                &unsafe { AtomicU32::from_ptr(p.cast()) }.load(Relaxed).to_ne_bytes(),
+            ),
             // SAFETY: as above.
-            2 => to.copy_from_slice(&unsafe { p.cast::<u16>().read_volatile() }.to_ne_bytes()),
+            2 => to.copy_from_slice(
+                &unsafe { AtomicU16::from_ptr(p.cast()) }.load(Relaxed).to_ne_bytes(),
+            ),
             // SAFETY: a byte is left.
-            _ => to[0] = unsafe { p.read_volatile() },
+            _ => to[0] = unsafe { AtomicU8::from_ptr(p) }.load(Relaxed),
         }
         at += width;
     }
@@ -62,13 +71,16 @@ pub(super) unsafe fn store(from: &[u8], to: *mut u8) {
         let width = width(p, left.len());
         match width {
             // SAFETY: so many bytes are left, and `p` is aligned to them.
-            8 => unsafe { p.cast::<u64>().write_volatile(u64::from_ne_bytes(get(left))) },
+            8 => unsafe { AtomicU64::from_ptr(p.cast()) }
+                .store(u64::from_ne_bytes(get(left)), Relaxed),
             // SAFETY: as above.
-            4 => unsafe { p.cast::<u32>().write_volatile(u32::from_ne_bytes(get(left))) },
+            4 => unsafe { AtomicU32::from_ptr(p.cast()) }
+                .store(u32::from_ne_bytes(get(left)), Relaxed),
             // SAFETY: as above.
-            2 => unsafe { p.cast::<u16>().write_volatile(u16::from_ne_bytes(get(left))) },
+            2 => unsafe { AtomicU16::from_ptr(p.cast()) }
+                .store(u16::from_ne_bytes(get(left)), Relaxed),
             // SAFETY: a byte is left.
-            _ => unsafe { p.write_volatile(left[0]) },
+            _ => unsafe { AtomicU8::from_ptr(p) }.store(left[0], Relaxed),
         }
         at += width;
     }

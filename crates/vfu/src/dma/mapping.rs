@@ -36,8 +36,8 @@ pub(crate) struct Wanted {
     pub(crate) guarded: bool,
 }
 
-// SAFETY: the pointer is into a window, which lives as long as `self` and is reached by volatile
-// copies only, from whatever thread.
+// SAFETY: the pointer is into a window, which lives as long as `self` and is reached through
+// `super::copy` only, from whatever thread.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
