@@ -162,6 +162,39 @@ fn room_grows_with_what_came() {
     assert!(framer.space().len() <= 64 << 10);
 }
 
+/// What comes alone stays where it was received; its buffer comes back, or another one takes its place.
+#[test]
+fn a_message_that_comes_alone_is_not_copied() {
+    let mut framer = Framer::<u32>::new(1 << 20);
+    // The first message of all has to be there before it can be used again.
+    assert_eq!(feed(&mut framer, &message(0, 4), &[]).len(), 1);
+    let receive = |framer: &mut Framer<u32>, id, payload| {
+        let bytes = message(id, payload);
+        let place = framer.space();
+        place[..bytes.len()].copy_from_slice(&bytes);
+        let at = place[HEADER_SIZE..].as_ptr();
+        framer.received(bytes.len(), []);
+        let message = framer.pop().unwrap().unwrap();
+        assert_eq!((message.header().id, message.payload()), (id, &bytes[HEADER_SIZE..]));
+        assert!(framer.pop().unwrap().is_none() && !framer.is_mid_message());
+        (message.payload().as_ptr() == at, message)
+    };
+    for id in 1..10 {
+        let (in_place, first) = receive(&mut framer, id, 4096);
+        assert!(in_place);
+        // While that is out others come and go.
+        let (_, second) = receive(&mut framer, 100 + id, 40);
+        let (_, third) = receive(&mut framer, 200 + id, 400);
+        for (message, len) in [(&first, 4096), (&second, 40), (&third, 400)] {
+            let start = message.header().id as u8;
+            let expected: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_add(start)).collect();
+            assert_eq!(message.payload(), expected);
+        }
+        let order = if id % 2 == 0 { [first, second, third] } else { [third, second, first] };
+        order.into_iter().for_each(|message| framer.recycle(message));
+    }
+}
+
 /// A refused message is left out by the length that it claims, however it comes, and its descriptors
 /// with it; what follows is in step.
 #[test]

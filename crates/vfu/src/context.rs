@@ -19,15 +19,22 @@ pub(crate) enum Inside {
 struct Frame {
     device: *const Shared,
     inside: Inside,
-    /// When the handler first waited.
-    since: Option<Instant>,
+}
+
+impl Frame {
+    #[inline]
+    fn is_of(&self, device: &Shared) -> bool {
+        std::ptr::eq(self.device, device)
+    }
 }
 
 thread_local! {
     /// What runs now.
     static INNERMOST: Cell<Option<Frame>> = const { Cell::new(None) };
+    /// When it first waited.
+    static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
     /// What called what called it: there is something only if one device's code runs another's.
-    static OUTER: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
+    static OUTER: RefCell<Vec<(Frame, Option<Instant>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `f` as device code of `device`.
@@ -39,33 +46,58 @@ pub(crate) fn run<T>(device: &Shared, inside: Inside, f: impl FnOnce() -> T) -> 
     impl Drop for Leave {
         #[inline]
         fn drop(&mut self) {
-            let outer = if self.is_nested { OUTER.with(|o| o.borrow_mut().pop()) } else { None };
-            INNERMOST.with(|innermost| innermost.set(outer));
+            if self.is_nested {
+                return resume_outer();
+            }
+            INNERMOST.with(|innermost| innermost.set(None));
+            SINCE.with(|since| since.set(None));
         }
     }
-    let frame = Frame { device, inside, since: None };
-    let outer = INNERMOST.with(|innermost| innermost.replace(Some(frame)));
+    let outer = INNERMOST.with(|innermost| innermost.replace(Some(Frame { device, inside })));
+    let leave = Leave { is_nested: outer.is_some() };
     if let Some(outer) = outer {
-        OUTER.with(|o| o.borrow_mut().push(outer));
+        suspend_outer(outer);
     }
-    let _leave = Leave { is_nested: outer.is_some() };
-    f()
+    let result = f();
+    drop(leave);
+    result
+}
+
+#[cold]
+fn suspend_outer(outer: Frame) {
+    let since = SINCE.with(Cell::take);
+    OUTER.with(|o| o.borrow_mut().push((outer, since)));
+}
+
+#[cold]
+fn resume_outer() {
+    let (outer, since) = OUTER.with(|o| o.borrow_mut().pop()).unzip();
+    INNERMOST.with(|innermost| innermost.set(outer));
+    SINCE.with(|place| place.set(since.flatten()));
 }
 
 /// What this thread runs for `device`, if anything; be it that this runs something for another one.
+#[inline]
 pub(crate) fn inside(device: &Shared) -> Option<Inside> {
-    let is_of = |frame: &Frame| std::ptr::eq(frame.device, device);
     let innermost = INNERMOST.with(Cell::get)?;
-    if is_of(&innermost) {
-        return Some(innermost.inside);
-    }
-    OUTER.with(|o| o.borrow().iter().rev().copied().find(is_of)).map(|frame| frame.inside)
+    if innermost.is_of(device) { Some(innermost.inside) } else { inside_outer(device) }
+}
+
+#[cold]
+fn inside_outer(device: &Shared) -> Option<Inside> {
+    OUTER.with(|outer| {
+        let outer = outer.borrow();
+        let mut frames = outer.iter().rev().map(|(frame, _)| frame);
+        frames.find(|frame| frame.is_of(device)).map(|frame| frame.inside)
+    })
 }
 
 /// How much of `budget` the handler has left; it runs from the handler's first question.
 pub(crate) fn left(budget: Duration) -> Duration {
-    let Some(mut frame) = INNERMOST.with(Cell::get) else { return budget };
-    let since = *frame.since.get_or_insert_with(Instant::now);
-    INNERMOST.with(|innermost| innermost.set(Some(frame)));
+    if INNERMOST.with(Cell::get).is_none() {
+        return budget;
+    }
+    let since = SINCE.with(Cell::get).unwrap_or_else(Instant::now);
+    SINCE.with(|place| place.set(Some(since)));
     budget.saturating_sub(since.elapsed())
 }

@@ -152,6 +152,7 @@ impl Shared {
     }
 
     /// Whether the device may send memory requests and messages.
+    #[inline]
     pub(crate) fn may_master(&self) -> bool {
         !self.needs_bus_master || self.bus_master.load(Ordering::Acquire)
     }
@@ -162,6 +163,7 @@ impl Shared {
     }
 
     /// Whether the function answers for its configuration space only (PM 5.4).
+    #[inline]
     pub(crate) fn is_asleep(&self) -> bool {
         self.asleep.load(Ordering::Acquire)
     }
@@ -186,6 +188,7 @@ impl Shared {
         self.stopped.store(stopped, Ordering::SeqCst);
     }
 
+    #[inline]
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
@@ -238,6 +241,7 @@ impl Shared {
         self.gate.swap(Gate::Quiesced as u8, Ordering::SeqCst) == Gate::Quiesced as u8
     }
 
+    #[inline]
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
     }
@@ -274,6 +278,7 @@ impl Shared {
     }
 
     /// Whether the device has sent a DMA_WRITE in this session; `None` without one.
+    #[inline]
     pub(crate) fn has_written(&self) -> Option<bool> {
         let connected = self.connected.load(Ordering::SeqCst);
         connected.then(|| self.written.load(Ordering::SeqCst))

@@ -25,10 +25,26 @@ mod chosen {
     pub(crate) use std::thread::{Builder as ThreadBuilder, yield_now};
     pub(crate) use std::thread_local;
     pub(crate) use std::time::Instant;
+
+    pub(crate) use super::monotonic::monotonic_ns;
+}
+
+/// The time of [`Instant`], as a number.
+#[cfg(not(shuttle))]
+mod monotonic {
+    use rustix::time::{ClockId, clock_gettime};
+
+    /// Nanoseconds since some point before this process began.
+    #[inline]
+    pub(crate) fn monotonic_ns() -> u64 {
+        let now = clock_gettime(ClockId::Monotonic);
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    }
 }
 
 #[cfg(loom)]
 mod chosen {
+    pub(crate) use super::monotonic::monotonic_ns;
     pub(crate) use loom::sync::Arc as Counted;
     pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, RwLock, atomic};
     pub(crate) use loom::thread::{Builder as ThreadBuilder, yield_now};
@@ -38,7 +54,7 @@ mod chosen {
 
 #[cfg(shuttle)]
 mod chosen {
-    pub(crate) use super::clock::Instant;
+    pub(crate) use super::clock::{Instant, monotonic_ns};
     pub(crate) use super::condvar::Condvar;
     pub(crate) use super::thread::ThreadBuilder;
     pub(crate) use shuttle::sync::Arc as Counted;

@@ -58,8 +58,9 @@ fn nothing_grows_in_200_000_messages() {
     for twin in [false, true] {
         let (short, _) = session(twin, 2_000);
         let (long, left) = session(twin, 100_000);
-        // A table may grow once, by chance, where many are under way.
-        let room = 64 << 10;
+        // A table, or the buffer of a socket, may grow once, by chance, where many are under way: that
+        // to 64 KiB, beside the message that has the small one.
+        let room = 72 << 10;
         assert!(left < room, "twin {twin}: {left}");
         assert!(long[1] < short[1] + room, "twin {twin}: {long:?} after {short:?}");
         if !twin {

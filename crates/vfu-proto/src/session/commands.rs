@@ -9,26 +9,35 @@ use super::{Limits, Message};
 /// The queue between whoever reads the socket and the executor.
 #[derive(Debug)]
 pub(super) struct Commands<F> {
-    queue: VecDeque<Message<F>>,
+    /// The oldest one: most often there is no other.
+    first: Option<Message<F>>,
+    /// Those behind it.
+    rest: VecDeque<Message<F>>,
     bytes: usize,
     resets: usize,
 }
 
 impl<F> Commands<F> {
     pub(super) fn new() -> Self {
-        Commands { queue: VecDeque::new(), bytes: 0, resets: 0 }
+        Commands { first: None, rest: VecDeque::new(), bytes: 0, resets: 0 }
     }
 
     #[inline]
     pub(super) fn push(&mut self, message: Message<F>) {
         self.bytes += message.len();
         self.resets += usize::from(is_reset(&message));
-        self.queue.push_back(message);
+        match self.first {
+            None => self.first = Some(message),
+            Some(_) => self.rest.push_back(message),
+        }
     }
 
     #[inline]
     pub(super) fn pop(&mut self) -> Option<Message<F>> {
-        let message = self.queue.pop_front()?;
+        let message = self.first.take()?;
+        if !self.rest.is_empty() {
+            self.first = self.rest.pop_front();
+        }
         self.bytes -= message.len();
         self.resets -= usize::from(is_reset(&message));
         Some(message)
@@ -41,16 +50,22 @@ impl<F> Commands<F> {
 
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
     }
 
     #[inline]
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
-        self.queue.len() >= limits.queued_commands || self.bytes >= limits.queued_bytes
+        self.len() >= limits.queued_commands || self.bytes >= limits.queued_bytes
     }
 
     pub(super) fn clear(&mut self) {
-        self.queue.clear();
+        self.first = None;
+        self.rest.clear();
         self.bytes = 0;
         self.resets = 0;
     }

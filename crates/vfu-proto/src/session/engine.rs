@@ -158,6 +158,9 @@ impl<F> Session<F> {
     /// The channel by which a message of the peer came, unless it was misplaced.
     #[inline]
     pub fn channel_of(&self, message: &Message<F>) -> Channel {
+        if !self.twin {
+            return Channel::Main;
+        }
         match message.header().kind() {
             Some(Kind::Reply) => self.request_channel(),
             Some(Kind::Command) | None => self.command_channel(),
@@ -322,6 +325,12 @@ impl<F> Session<F> {
         self.commands.len()
     }
 
+    /// Whether any command waits.
+    #[inline]
+    pub fn has_queued(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
     /// Whether anything is due on `channel`: commands, or replies that the peer owes.
     #[inline]
     pub fn expects(&self, channel: Channel) -> bool {
@@ -332,6 +341,12 @@ impl<F> Session<F> {
     #[inline]
     pub fn is_paused(&self, channel: Channel) -> bool {
         channel == self.command_channel() && self.commands.is_full(&self.limits)
+    }
+
+    /// Whether a message that came on `channel` is taken now.
+    #[inline]
+    pub fn takes(&self, channel: Channel) -> bool {
+        self.closed.is_none() && !self.is_paused(channel)
     }
 
     /// What became of a request, once that is known. An outcome is given once.
@@ -383,6 +398,15 @@ impl<F> Session<F> {
         main.has_woken()
             || twin.has_woken()
             || (!self.waiting_for_room.is_empty() && (self.has_room() || self.closed.is_some()))
+    }
+
+    /// Whether nobody has to be woken, no command waits, and the session has not ended: one look, for all
+    /// of that at once.
+    #[inline]
+    pub fn is_calm(&self) -> bool {
+        let [main, twin] = &self.requests;
+        let busy = main.has_woken() | twin.has_woken() | !self.waiting_for_room.is_empty();
+        !(busy | !self.commands.is_empty() | self.closed.is_some())
     }
 
     /// Whether a DEVICE_RESET of the peer waits to be executed.

@@ -82,6 +82,10 @@ pub struct Framer<F> {
     batches: VecDeque<(u64, Vec<F>)>,
     spare_small: Vec<Message<F>>,
     spare_large: Option<Message<F>>,
+    /// A message that is done with, and becomes the next one that comes alone: it then gets `buffer` as
+    /// it is, and no byte is copied. Often it brings that back before more is received; else `buffer` is
+    /// now what it had before.
+    lone: Option<Message<F>>,
 }
 
 /// A message that is received into its own buffer.
@@ -109,6 +113,7 @@ impl<F> Framer<F> {
             batches: VecDeque::new(),
             spare_small: Vec::new(),
             spare_large: None,
+            lone: None,
         }
     }
 
@@ -216,8 +221,10 @@ impl<F> Framer<F> {
     ///
     /// # Errors
     /// The stream is broken; every later call says so again.
-    #[inline]
     pub fn pop(&mut self) -> Result<Option<Message<F>>, FrameError> {
+        if let Some(message) = self.pop_lone() {
+            return Ok(Some(message));
+        }
         let whole = if self.large.is_some() { self.take_large()? } else { self.take_small()? };
         let Some(mut message) = whole else { return Ok(None) };
         self.position += message.len() as u64;
@@ -225,6 +232,23 @@ impl<F> Framer<F> {
             self.take_fds(message.fds_mut());
         }
         Ok(Some(message))
+    }
+
+    /// The next message if it is small, has come alone and brings no descriptors, as nearly all do: by
+    /// the shortest way. `None`: [`pop`](Self::pop) knows.
+    #[inline]
+    pub fn pop_lone(&mut self) -> Option<Message<F>> {
+        let header = Header::parse(self.buffer.get(..self.end)?.first_chunk()?);
+        let size = header.size as usize;
+        let is_whole = self.start == 0 && size == self.end && self.buffer.len() == BUFFER;
+        if !is_whole || size > self.limit || header.kind().is_none() || !self.batches.is_empty() {
+            return None;
+        }
+        let mut message = Message::reuse(Some(self.lone.take()?), header, size);
+        std::mem::swap(&mut self.buffer, message.buffer());
+        self.end = 0;
+        self.position += size as u64;
+        Some(message)
     }
 
     /// How many bytes are missing of the header, or of the rest of the message, at the head of the
@@ -273,7 +297,12 @@ impl<F> Framer<F> {
     pub fn recycle(&mut self, mut message: Message<F>) {
         message.fds_mut().clear();
         let len = message.buffer().len();
-        if len > BUFFER {
+        if len <= BUFFER && self.lone.is_none() {
+            if self.buffer.is_empty() {
+                std::mem::swap(&mut self.buffer, message.buffer());
+            }
+            self.lone = Some(message);
+        } else if len > BUFFER {
             if self.spare_large.as_mut().is_none_or(|spare| spare.buffer().len() < len) {
                 self.spare_large = Some(message);
             }
@@ -316,8 +345,13 @@ impl<F> Framer<F> {
         let Some(bytes) = self.buffer[self.start..self.end].get(..size) else { return Ok(None) };
         let spare = if size > BUFFER { self.spare_large.take() } else { self.spare_small.pop() };
         let mut message = Message::reuse(spare, header, size);
-        message.buffer().clear();
-        message.buffer().extend_from_slice(bytes);
+        match message.buffer().get_mut(..size) {
+            Some(room) => room.copy_from_slice(bytes),
+            None => {
+                message.buffer().clear();
+                message.buffer().extend_from_slice(bytes);
+            }
+        }
         self.start += size;
         Ok(Some(message))
     }

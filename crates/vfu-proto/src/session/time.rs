@@ -13,9 +13,16 @@ impl Time {
     /// The origin.
     pub const ZERO: Time = Time(0);
 
+    /// The point so many nanoseconds after the origin.
+    #[inline]
+    pub fn from_nanos(since_origin: u64) -> Time {
+        Time(since_origin)
+    }
+
     /// The point `since_origin` after the origin. Saturates after 584 years.
+    #[inline]
     pub fn at(since_origin: Duration) -> Time {
-        Time(u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX))
+        Time(nanoseconds(since_origin))
     }
 
     /// The first of two points in time that may never come.
@@ -36,7 +43,14 @@ impl Time {
 impl Add<Duration> for Time {
     type Output = Time;
 
+    #[inline]
     fn add(self, d: Duration) -> Time {
-        Time(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+        Time(self.0.saturating_add(nanoseconds(d)))
     }
+}
+
+/// Without the 128 bits of [`Duration::as_nanos`].
+#[inline]
+fn nanoseconds(d: Duration) -> u64 {
+    d.as_secs().saturating_mul(1_000_000_000).saturating_add(d.subsec_nanos().into())
 }

@@ -15,7 +15,7 @@ use super::regions::{RegionDetails, details};
 use super::service;
 use super::{Client, ClientError, Memory};
 use crate::irq::IrqIndex;
-use crate::link::{About, Message, RequestError, Waited, Wake, with_draft};
+use crate::link::{About, Answer, Draft, Message, RequestError, Waited, Wake};
 use crate::poller::Poller;
 
 /// The most that the description of a region may take, in bytes.
@@ -92,7 +92,7 @@ impl Client {
         request: SetIrqs<'_>,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), ClientError> {
-        self.call(&Request::DeviceSetIrqs(request), fds).map(|reply| self.recycle(reply))
+        self.ask(&Request::DeviceSetIrqs(request), fds, None).map(Answer::done)
     }
 
     /// Has vectors signalled on eventfds, the first on vector `start`. In as many messages as the
@@ -154,7 +154,7 @@ impl Client {
         for piece in to.chunks_mut(self.inner.max_transfer) {
             let count = piece.len() as u32;
             let request = RegionReadRequest { offset: at, region, count };
-            let reply = self.call_for_data(&Request::RegionRead(request), piece)?;
+            let reply = self.ask(&Request::RegionRead(request), &[], Some(piece))?;
             let parsed = RegionReadReply::parse_part(reply.payload(), reply.away())
                 .map_err(|_| ClientError::Malformed { command, why: "cut short" })?;
             if (parsed.offset, parsed.region) != (at, region) {
@@ -164,7 +164,7 @@ impl Client {
                 return Err(ClientError::Malformed { command, why: "another length" });
             }
             piece[..parsed.data.len()].copy_from_slice(parsed.data);
-            self.recycle(reply);
+            reply.done();
             at = at.wrapping_add(u64::from(count));
         }
         Ok(())
@@ -178,7 +178,7 @@ impl Client {
         let mut at = offset;
         for data in from.chunks(self.inner.max_transfer) {
             let request = RegionWriteRequest { offset: at, region, data };
-            let reply = self.call(&Request::RegionWrite(request), &[])?;
+            let reply = self.ask(&Request::RegionWrite(request), &[], None)?;
             self.parse(Command::RegionWrite, &reply, |reply| match reply {
                 Reply::RegionWrite(reply) => {
                     let place = (reply.region, reply.offset) == (region, at);
@@ -186,7 +186,7 @@ impl Client {
                 }
                 _ => None,
             })?;
-            self.recycle(reply);
+            reply.done();
             at = at.wrapping_add(data.len() as u64);
         }
         Ok(())
@@ -250,11 +250,11 @@ impl Client {
         // The server may use it before we see its reply.
         let before = self.inner.maps.insert(address, size, flags, &memory)?;
         let request = Request::DmaMap(DmaMap { flags, offset, address, size });
-        let result = self.call(&request, fd.as_slice());
+        let result = self.ask(&request, fd.as_slice(), None).map(Answer::done);
         if result.is_err() {
             self.inner.maps.restore(address, before);
         }
-        result.map(|reply| self.recycle(reply))
+        result
     }
 
     fn start_service(&self) -> Result<(), ClientError> {
@@ -291,11 +291,13 @@ impl Client {
 
     pub(super) fn unmap(&self, what: UnmapWhat) -> Result<u64, ClientError> {
         let request = DmaUnmapRequest::new(what);
-        let reply = self.call(&Request::DmaUnmap(request), &[])?;
-        self.parse(Command::DmaUnmap, &reply, |reply| match reply {
+        let reply = self.ask(&Request::DmaUnmap(request), &[], None)?;
+        let unmapped = self.parse(Command::DmaUnmap, &reply, |reply| match reply {
             Reply::DmaUnmap(reply) if is_about(&reply, &request) => Some(reply.size),
             _ => None,
-        })
+        });
+        reply.done();
+        unmapped
     }
 
     /// Puts the device back to its state at power-on (DEVICE_RESET).
@@ -303,7 +305,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn reset(&self) -> Result<(), ClientError> {
-        self.call(&Request::DeviceReset, &[]).map(|reply| self.recycle(reply))
+        self.ask(&Request::DeviceReset, &[], None).map(Answer::done)
     }
 
     /// Sends a request and waits for its reply; serves the server's commands meanwhile.
@@ -312,49 +314,44 @@ impl Client {
         request: &Request<'_>,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Message, ClientError> {
-        self.call_into(request, fds, None)
+        self.ask(request, fds, None).map(Answer::into_message)
     }
 
-    /// As [`call`](Self::call), for a REGION_READ. Of a long reply's data the last bytes may be in `data`
-    /// already, at the same place, and are then [away](Message::away) from the message.
-    fn call_for_data(
-        &self,
-        request: &Request<'_>,
-        data: &mut [u8],
-    ) -> Result<Message, ClientError> {
-        self.call_into(request, &[], Some(data).filter(|data| data.len() > SHORT))
-    }
-
-    fn call_into(
+    /// As [`call`](Self::call), for a reply that is looked at and done with. If there is `data`, of a
+    /// REGION_READ, the last bytes of a long reply may be there already, at their place, and are then
+    /// [away](Message::away) from the message.
+    pub(super) fn ask(
         &self,
         request: &Request<'_>,
         fds: &[BorrowedFd<'_>],
         data: Option<&mut [u8]>,
-    ) -> Result<Message, ClientError> {
+    ) -> Result<Answer<'_>, ClientError> {
         let command = request.command();
         let inner = &self.inner;
         let failed = |e: RequestError| ClientError::from_request(&inner.link, command, e);
         self.send_waiting()?;
         let mark = inner.posted.mark();
         let clock = inner.link.clock();
-        let ticket = with_draft(|draft| {
-            let data = match request {
-                Request::RegionWrite(write) if write.data.len() > SHORT => {
-                    write.emit_head(draft);
-                    write.data
-                }
-                other => {
-                    other.emit(draft);
-                    &[]
-                }
-            };
-            inner.link.request(command, draft, data, fds, About::default(), &clock)
-        });
-        let ticket = ticket.map_err(failed)?;
+        let mut draft = Draft::lend();
+        let long = match request {
+            Request::RegionWrite(write) if write.data.len() > SHORT => {
+                write.emit_head(&mut draft);
+                write.data
+            }
+            other => {
+                other.emit(&mut draft);
+                &[]
+            }
+        };
+        let about = About::default();
+        let asked = inner.link.request(command, &mut draft, long, fds, about, &clock);
+        drop(draft);
+        let mut asked = asked.map_err(failed)?;
         let head = HEADER_SIZE + RegionReadReply::HEAD;
-        let mut sink = data.map(|data| Sink::new(ticket, head, data));
+        let data = data.filter(|data| data.len() > SHORT);
+        let mut sink = data.map(|data| Sink::new(asked.ticket(), head, data));
         loop {
-            match inner.link.outcome_or_command(ticket, &clock, sink.as_mut()) {
+            match asked.wait(&clock, sink.as_mut()) {
                 Waited::Command(command) => {
                     self.serve(command);
                     clock.turn();
@@ -363,10 +360,9 @@ impl Client {
                     let reply = outcome.map_err(failed)?;
                     inner.posted.executed(mark);
                     if reply.header().is_error() {
-                        return Err(ClientError::Refused {
-                            command,
-                            errno: reply.header().errno(),
-                        });
+                        let errno = reply.header().errno();
+                        reply.done();
+                        return Err(ClientError::Refused { command, errno });
                     }
                     return Ok(reply);
                 }

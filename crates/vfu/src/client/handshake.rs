@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use vfu_proto::session::Closed;
+use vfu_proto::session::{Closed, Start};
 use vfu_proto::wire::{Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, TwinSocket, Version};
 
 use super::{ClientBuilder, ClientError};
@@ -35,9 +35,9 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
     };
     let ticket = with_draft(|draft| {
         Version::new(0, MINOR, proposed).emit(draft);
-        link.request(Command::Version, draft, &[], &[], about, &link.clock())
+        link.try_request(Command::Version, draft, &[], &[], about, &link.clock())
     });
-    let ticket = ticket.map_err(failed)?;
+    let ticket = ticket.map_err(failed)?.ok_or_else(|| failed(Start::Full.into()))?;
     let ended = link.wait_for_end(ticket, &Asker::elsewhere());
     let outcome = match ended.map(|()| link.try_outcome(ticket)) {
         Ok(Some(outcome)) => outcome,

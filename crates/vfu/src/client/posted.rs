@@ -37,8 +37,12 @@ impl PostedWrites {
     }
 
     /// The reply has come.
+    #[inline]
     pub(super) fn executed(&self, mark: u64) {
-        self.done.fetch_max(mark, Ordering::SeqCst);
+        // To look first is cheaper: most often nothing was posted.
+        if self.done.load(Ordering::SeqCst) < mark {
+            self.done.fetch_max(mark, Ordering::SeqCst);
+        }
     }
 
     /// Whether the device may not have seen all posted writes yet: then nothing may go past the
@@ -114,11 +118,14 @@ impl Client {
     }
 
     /// Hands over what waits, before something else is sent. False: there was nothing.
+    #[inline]
     pub(super) fn send_waiting(&self) -> Result<bool, ClientError> {
+        if self.inner.posted.any.load(Ordering::SeqCst) { self.send_all() } else { Ok(false) }
+    }
+
+    #[inline(never)]
+    fn send_all(&self) -> Result<bool, ClientError> {
         let posted = &self.inner.posted;
-        if !posted.any.load(Ordering::SeqCst) {
-            return Ok(false);
-        }
         // Held while it is sent: what another thread adds comes behind it.
         let mut waiting = posted.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut result = Ok(());

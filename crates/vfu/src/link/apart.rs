@@ -58,6 +58,11 @@ impl Link {
         self.read_ahead.store(commands * SMALL_COMMAND, Ordering::SeqCst);
     }
 
+    /// Whether this is a session for such a user.
+    pub(super) fn is_apart(&self) -> bool {
+        self.main.signals() == Signals::Interrupt
+    }
+
     #[inline]
     pub(super) fn may_block(&self) -> bool {
         self.read_ahead.load(Ordering::Relaxed) == usize::MAX

@@ -18,7 +18,7 @@ pub(crate) enum Next {
 }
 
 impl Link {
-    /// Waits for a command of the peer, as [`outcome_or_command`](Self::outcome_or_command) does.
+    /// Waits for a command of the peer, as who [asks](super::asked::Asked::wait) does.
     pub(crate) fn begin_command(&self) -> Result<Message, Closed> {
         self.wait(Sight::MayBeBlind, On::Commands, |session| self.begin(session))
     }
@@ -31,7 +31,7 @@ impl Link {
     /// As [`take_command`](Self::take_command), for a client.
     #[inline]
     pub(super) fn begin(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
-        if session.queued() == 0 || self.is_held(session) { None } else { session.begin_command() }
+        if !session.has_queued() || self.is_held(session) { None } else { session.begin_command() }
     }
 
     /// The command has been executed.
@@ -63,6 +63,7 @@ impl Link {
         if let Some(done) = done {
             state.recycle(done);
         }
+        self.executed();
         self.wait_on(state, &self.clock(), Sight::MayBeBlind, On::Commands, |session| {
             if self.take_kick() {
                 return Some(Next::Kick);
@@ -77,15 +78,21 @@ impl Link {
     }
 
     /// Receives as [`poll_sockets`](Self::poll_sockets) does, and gives the next command if it may be
-    /// executed.
+    /// executed; `done` is as for [`next`](Self::next).
     #[inline]
-    pub(crate) fn receive_command(&self, paused: bool) -> Option<Message> {
-        let (mut state, _) = self.poll();
+    pub(crate) fn receive_command(&self, done: Option<Message>, paused: bool) -> Option<Message> {
+        self.executed();
+        let (mut state, _) = self.poll(done);
         if paused { None } else { self.take_and_tell(&mut state) }
     }
 
-    /// The next command if one is here already.
+    /// Whether [`try_next_command`](Self::try_next_command) may find one.
     #[inline]
+    pub(crate) fn has_more(&self) -> bool {
+        self.more.load(Ordering::SeqCst)
+    }
+
+    /// The next command if one is here already.
     pub(crate) fn try_next_command(&self, done: Option<Message>) -> Option<Message> {
         let mut state = self.lock();
         if let Some(done) = done {
@@ -99,15 +106,14 @@ impl Link {
     /// none may read on.
     #[inline]
     fn take_and_tell(&self, state: &mut State) -> Option<Message> {
-        if state.session.queued() == 0 { None } else { self.take_and_tell_of(state) }
-    }
-
-    fn take_and_tell_of(&self, state: &mut State) -> Option<Message> {
-        let was_full = state.session.is_paused(state.session.command_channel());
+        let may_wake = state.sleepers > 0 || state.flushing;
+        let was_full = may_wake && state.session.is_paused(state.session.command_channel());
         let command = self.take_command(&mut state.session)?;
         if was_full {
             self.wake_sleepers(state);
         }
+        let more = state.unsorted | state.session.has_queued();
+        self.more.store(more, Ordering::Release);
         Some(command)
     }
 
@@ -115,10 +121,23 @@ impl Link {
     /// there won't be any.
     #[inline]
     pub(super) fn take_command(&self, session: &mut Session<OwnedFd>) -> Option<Message> {
-        if self.is_held(session) {
+        if !session.has_queued() || self.is_held(session) {
             return None;
         }
+        self.at_work.store(true, Ordering::Release);
         session.next_command()
+    }
+
+    /// What has been taken has been executed, and the executor looks for more.
+    #[inline]
+    pub(crate) fn executed(&self) {
+        self.at_work.store(false, Ordering::Release);
+    }
+
+    /// Whether a command may be executed now. While none is and none waits, nobody gives up a request of
+    /// another thread: what may do that otherwise says that the session is to be [attended](Self::attended).
+    pub(super) fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Acquire)
     }
 
     /// Whether it is no use to receive commands: the peer leaves answers unread, and no more of its

@@ -12,13 +12,17 @@
 //!                                   └─ one of them reads; the others sleep
 //! ```
 //!
+//! Nearly always a message comes alone: nothing else waits, is late or is to be told. One look says so
+//! (`State::is_quiet`), and what comes then goes straight to who wants it; all that there may be else is
+//! out of the line.
+//!
 //! | file | idea |
 //! |---|---|
 //! | `wait` | waiting until something is found, in one of the ways there are to wait |
 //! | `read` | the part of the reader |
 //! | `spin` | looking again and again before it sleeps |
 //! | `sort` | what was read, handed to the session |
-//! | `request`, `command` | what asks, what executes |
+//! | `request`, `asked`, `command` | what asks, and waits for the answer; what executes |
 //! | `attend` | what reaches a session by other ways than its sockets |
 //! | `patience`, `clock` | deadlines, and the time |
 //! | `outbox` | what could not be sent at once |
@@ -27,6 +31,7 @@
 //! Locks, in the order in which they may be taken: an outbox, then the state.
 
 mod apart;
+mod asked;
 mod attend;
 mod clock;
 mod command;
@@ -51,12 +56,13 @@ use vfu_proto::session::{Channel, Closed, Counters, Framer, Limits, Role, Sessio
 use vfu_proto::wire::Header;
 
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard, monotonic_ns};
 use crate::transport::Socket;
 pub(crate) use apart::Came;
+pub(crate) use asked::{Answer, Waited};
 pub(crate) use clock::Clock;
 pub(crate) use command::Next;
-pub(crate) use draft::with_draft;
+pub(crate) use draft::{Draft, with_draft};
 pub(crate) use outbox::FROM_PLACE;
 use outbox::Outbox;
 pub use request::Claim;
@@ -68,15 +74,6 @@ pub(crate) use wake::Wake;
 
 /// A message with the descriptors that came with it.
 pub(crate) type Message = vfu_proto::session::Message<OwnedFd>;
-
-/// What came while waiting for a reply.
-#[derive(Debug)]
-pub(crate) enum Waited {
-    /// A command of the peer, to be executed.
-    Command(Message),
-    /// The reply, or why there is none.
-    Outcome(Result<Message, RequestError>),
-}
 
 /// One session and its sockets.
 #[derive(Debug)]
@@ -103,6 +100,10 @@ pub(crate) struct Link {
     max_open_answers: usize,
     /// A signal came while a thread waited, if the sockets tell of that.
     interrupted: AtomicBool,
+    /// A command of the client may be executed now, by somebody who does not wait for anything here.
+    at_work: AtomicBool,
+    /// Commands wait, or what was read is not all handed on: to be seen without the lock.
+    more: AtomicBool,
     /// Nothing is read ahead of the message that is due.
     exact: AtomicBool,
     /// Bytes that are received ahead of a message's end at most.
@@ -113,8 +114,11 @@ pub(crate) struct Link {
     sends_apart: AtomicBool,
     /// How long one receive waits at most, if there is a limit: it saves a poll before it.
     tick: OnceLock<Duration>,
+    /// That has been tried, for a server that waits for replies.
+    ticks: AtomicBool,
     spinning: Spinning,
-    origin: Instant,
+    /// The nanosecond from which its [`Time`] counts.
+    origin: u64,
 }
 
 /// The tick of a session with a twin socket: so late we may notice that an idle one was closed.
@@ -165,6 +169,15 @@ impl State {
     #[inline]
     fn has_woken(&self) -> bool {
         self.rung.is_some() || self.session.has_woken()
+    }
+
+    /// Whether there is nothing to see to but what is received next, and the deadlines of requests. Nearly
+    /// always there is not: so all of it is one look.
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        let slow = self.is_slow() | self.opening.is_some() | self.alarm.is_some();
+        let came = self.unsorted | !self.refusals.is_empty() | self.rung.is_some();
+        !(slow | came) & self.session.is_calm()
     }
 
     /// Whether nothing has to be sent or woken that came of what was read.
@@ -227,13 +240,16 @@ impl Link {
             open_answers: AtomicUsize::new(0),
             max_open_answers,
             interrupted: AtomicBool::new(false),
+            at_work: AtomicBool::new(false),
+            more: AtomicBool::new(false),
             exact: AtomicBool::new(false),
             read_ahead: AtomicUsize::new(usize::MAX),
             filled: AtomicBool::new(false),
             sends_apart: AtomicBool::new(false),
             tick: OnceLock::new(),
+            ticks: AtomicBool::new(false),
             spinning: Spinning::default(),
-            origin: Instant::now(),
+            origin: monotonic_ns(),
         };
         if let Some(tick) = tick {
             link.limit_receive(tick);
@@ -300,8 +316,9 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[inline]
     fn now(&self) -> Time {
-        Time::at(self.origin.elapsed())
+        Time::from_nanos(monotonic_ns().saturating_sub(self.origin))
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -439,7 +456,8 @@ impl Link {
     /// Whether anything waits to be sent.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
-        Channel::ALL.iter().any(|c| self.unsent(*c) > 0)
+        let [main, twin] = &self.unsent;
+        (main.load(Ordering::Acquire) | twin.load(Ordering::Acquire)) > 0
     }
 
     /// Gives the buffer of a message back.

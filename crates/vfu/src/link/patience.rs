@@ -40,7 +40,13 @@ impl Link {
         self.notice_stall(state, clock);
         let next = self.next_deadline(state);
         let due = next.is_some_and(|next| next <= clock.now());
-        (due && (self.is_overdue(state, clock) || self.expire(state, clock)), next)
+        (due && self.is_due(state, clock), next)
+    }
+
+    /// Does what is due. Says whether anything was.
+    #[cold]
+    pub(super) fn is_due(&self, state: &mut State, clock: &Clock<'_>) -> bool {
+        self.is_overdue(state, clock) || self.expire(state, clock)
     }
 
     /// When the peer's slowness will have lasted too long.
@@ -121,12 +127,12 @@ impl Link {
 impl State {
     /// Whether the peer leaves anything unfinished or unread.
     #[inline]
-    fn is_slow(&self) -> bool {
-        is_some(&self.begun) || is_some(&self.stalled)
+    pub(super) fn is_slow(&self) -> bool {
+        is_some(&self.begun) | is_some(&self.stalled)
     }
 }
 
 #[inline]
 fn is_some(times: &[Option<Time>; 2]) -> bool {
-    times[0].is_some() || times[1].is_some()
+    times[0].is_some() | times[1].is_some()
 }

@@ -7,8 +7,8 @@ use rustix::io::Errno;
 use tracing::debug;
 use vfu_proto::session::{Channel, Closed, Framer, Sink, Time};
 
+use super::wait::{On, Sight, Turn, Way};
 use super::{Clock, LOOK, Link, State, lost};
-use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use crate::transport::Received;
 
@@ -32,8 +32,51 @@ impl Reading {
     }
 }
 
+/// The part of the reader, taken, and how it is to be played.
+pub(super) struct Begun {
+    pub(super) reading: Reading,
+    /// When something else has to be seen to.
+    pub(super) until: Option<Time>,
+    /// It waits in a receive, and not in a poll.
+    pub(super) blind: bool,
+}
+
 impl Link {
+    /// Takes the part of the reader for one who waits, if nobody reads what that waits for; the next
+    /// thing to do is to [`read`](Self::read).
+    #[inline]
+    pub(super) fn begin_reading(
+        &self,
+        state: &mut State,
+        way: Way,
+        clock: &Clock<'_>,
+        quiet: bool,
+    ) -> Option<Begun> {
+        let Way { sight, on, until } = way;
+        let channel = match on {
+            On::Commands => state.session.command_channel(),
+            On::Replies => state.session.request_channel(),
+        };
+        let reading = self.take_framers(state, channel, quiet)?;
+        let may_be_blind = match sight {
+            Sight::MayBeBlind => true,
+            Sight::BlindAtRest => !state.session.has_queued() && !self.is_at_work(),
+            Sight::Sees => false,
+        };
+        let blind = may_be_blind
+            && !state.attended
+            && !quiet
+            && self.may_receive_blind(&reading, until, clock);
+        state.blind += usize::from(blind);
+        state.looks_up = until.filter(|_| !blind);
+        if !blind {
+            self.poll_wake(reading.channel());
+        }
+        Some(Begun { reading, until, blind })
+    }
+
     /// Takes the part of the reader, if nobody reads the channel on which what we wait `on` comes.
+    #[inline]
     pub(super) fn take_framers(
         &self,
         state: &mut State,
@@ -79,15 +122,10 @@ impl Link {
         }
     }
 
-    /// Waits for the sockets, receives once, and gives the part back. False if only the time has
-    /// passed that one receive may wait: poll next.
-    pub(super) fn read(
-        &self,
-        mut reading: Reading,
-        until: Option<Time>,
-        blind: bool,
-        sink: Option<&mut Sink<'_>>,
-    ) -> (MutexGuard<'_, State>, bool) {
+    /// Waits for the sockets, receives once, and gives the part back.
+    #[inline]
+    pub(super) fn read(&self, begun: Begun, sink: Option<&mut Sink<'_>>) -> Turn<'_> {
+        let Begun { mut reading, until, blind } = begun;
         let data = sink.and_then(|sink| self.read_data(&mut reading, until, blind, sink));
         let result = data.unwrap_or_else(|| {
             self.look_then(&mut reading, |reading| {
@@ -98,14 +136,21 @@ impl Link {
                 self.receive(reading, ready).map(|_| true)
             })
         });
-        let came = !matches!(result, Ok(false));
+        let quiet = matches!(result, Ok(false));
         let mut state = self.lock();
         self.put_back(&mut state, reading, result);
         state.blind -= usize::from(blind);
-        if state.session.queued() > 0 {
+        if state.session.has_queued() {
             self.wake_loop();
         }
-        (state, came)
+        Turn { state, quiet }
+    }
+
+    /// Gives the part back without having read.
+    pub(super) fn read_nothing(&self, begun: Begun) {
+        let mut state = self.lock();
+        self.put_back(&mut state, begun.reading, Ok(false));
+        state.blind -= usize::from(begun.blind);
     }
 
     /// If what comes next is data that `sink` is for, receives it there: as much as comes before there is
@@ -178,8 +223,9 @@ impl Link {
     }
 
     /// Whether a receive that waits ends by then, as it does after a tick.
+    #[inline]
     fn is_in_time(&self, until: Option<Time>, now: Time) -> bool {
-        until.is_none_or(|t| self.tick.get().is_some_and(|tick| t.since(now) >= *tick))
+        until.is_none_or(|until| self.tick.get().is_some_and(|tick| now + *tick <= until))
     }
 
     /// Waits until a channel that we read can be read, or an outbox written, and flushes that; or

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use vfu_proto::session::{Abort, Session, Sink, Start, Ticket, Time};
+use vfu_proto::session::{Abort, Role, Session, Sink, Start, Ticket};
 use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
+use super::asked::Asked;
+use super::read::Begun;
 use super::wait::{On, Sight, Way};
-use super::{Clock, Link, Message, Waited};
+use super::{Clock, Link, Message, State};
+use crate::sync::atomic::Ordering;
 
 /// Data is put behind the draft of a request up to this length, in bytes: the kernel has less to look at.
 const SMALL: usize = 128;
@@ -114,6 +117,24 @@ impl Link {
         about: About<'_>,
         clock: &Clock<'_>,
     ) -> Result<Option<Ticket>, RequestError> {
+        let sent = self.try_send_request(command, draft, data, fds, about, clock, |_| ())?;
+        Ok(sent.map(|(ticket, ())| ticket))
+    }
+
+    /// As [`try_request`](Self::try_request), and has `also` done with the state when the request has been
+    /// entered, before it is sent.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "those of a request, and what to do with it")]
+    fn try_send_request<R>(
+        &self,
+        command: Command,
+        draft: &mut Vec<u8>,
+        data: &[u8],
+        fds: &[BorrowedFd<'_>],
+        about: About<'_>,
+        clock: &Clock<'_>,
+        also: impl FnOnce(&mut State) -> R,
+    ) -> Result<Option<(Ticket, R)>, RequestError> {
         // Who gives requests up and then says so to the peer, as an unmap does, says it behind those
         // that were sent: the outbox is ours before the request is there to be given up.
         let outbox = self.outbox(self.request_channel());
@@ -127,6 +148,7 @@ impl Link {
         let usual = state.session.limits().reply_timeout;
         let deadline = shorter(about.timeout, usual).map(|t| clock.now() + t);
         let ticket = state.session.start(command, deadline, about.range)?;
+        let also = also(&mut state);
         drop(state);
         let header = Header::command(ticket.id(), command, draft.len() - HEADER_SIZE + data.len());
         header.emit_into(draft);
@@ -136,7 +158,7 @@ impl Link {
         let data = if data.len() > SMALL { data } else { &[] };
         // If it can't be sent the session is closed, and that is the outcome.
         let _closed = self.send_from(outbox, ticket.channel(), draft, data, fds);
-        Ok(Some(ticket))
+        Ok(Some((ticket, also)))
     }
 
     /// Whether a request would find room among the others, and in what waits to be sent.
@@ -177,7 +199,8 @@ impl Link {
         asker: &Asker<'_>,
         sink: Option<Sink<'_>>,
     ) -> Result<(), RequestError> {
-        self.wait_as(asker, None, sink, |session| session.has_ended(ticket))
+        let way = Way::patient(self.sight_of(asker), On::Replies);
+        self.wait_as(asker, way, sink, |session| session.has_ended(ticket))
     }
 
     /// Waits until there may be room for a request: as long as its answer might take, and as the asker
@@ -186,31 +209,54 @@ impl Link {
     /// # Errors
     /// As for [`wait_for_end`](Self::wait_for_end); or there is no room in time.
     pub(crate) fn wait_for_room(self: &Arc<Self>, asker: &Asker<'_>) -> Result<(), RequestError> {
-        let until = self.give_up(asker.left());
-        self.wait_as(asker, until, None, |session| self.has_room(session))
+        let way = self.way_to_room(asker.left());
+        self.wait_as(asker, way, None, |session| self.has_room(session))
     }
 
-    /// When to give up what may take as long as an answer, or less.
-    fn give_up(&self, at_most: Option<Duration>) -> Option<Time> {
+    /// How to wait for room: no longer than for an answer, or less. Any thread may make room.
+    fn way_to_room(&self, at_most: Option<Duration>) -> Way {
         let usual = self.lock().session.limits().reply_timeout;
-        shorter(at_most, usual).map(|time| self.now() + time)
+        let until = shorter(at_most, usual).map(|time| self.now() + time);
+        Way { sight: Sight::Sees, on: On::Replies, until }
+    }
+
+    /// Whether who waits for a reply may do so in a receive. On two sockets commands, which may give it
+    /// up, come by another than who waits reads; and users who wait for the socket themselves have threads
+    /// that we know nothing of.
+    fn sight_of(&self, asker: &Asker<'_>) -> Sight {
+        if self.role == Role::Client || self.has_twin() || self.is_apart() {
+            return Sight::Sees;
+        }
+        if !self.ticks.load(Ordering::Relaxed) {
+            self.tick_for_replies();
+        }
+        // Nobody else executes while a handler waits.
+        if asker.in_handler { Sight::MayBeBlind } else { Sight::BlindAtRest }
+    }
+
+    #[cold]
+    fn tick_for_replies(&self) {
+        self.ticks.store(true, Ordering::Relaxed);
+        let timeout = self.lock().session.limits().reply_timeout;
+        if let Some(timeout) = timeout {
+            self.limit_receive(timeout / 2);
+        }
     }
 
     fn wait_as(
         self: &Arc<Self>,
         asker: &Asker<'_>,
-        until: Option<Time>,
+        way: Way,
         mut sink: Option<Sink<'_>>,
         ended: impl Fn(&Session<OwnedFd>) -> bool,
     ) -> Result<(), RequestError> {
-        let way = Way { sight: Sight::Sees, on: On::Replies, until };
         loop {
-            let (state, clock, sink) = (self.lock(), self.clock(), sink.as_mut());
-            let came = self.wait_into(state, &clock, way, sink, |session| {
+            let (turn, clock, sink) = (self.turn(), self.clock(), sink.as_mut());
+            let (came, state) = self.wait_into(turn, &clock, way, sink, |session| {
                 if ended(session) {
                     return Some(Came::End(Ok(())));
                 }
-                if until.is_some_and(|until| until <= clock.now()) {
+                if way.until.is_some_and(|until| until <= clock.now()) {
                     return Some(Came::End(Err(Abort::TimedOut.into())));
                 }
                 if asker.is_reset(session) {
@@ -222,6 +268,7 @@ impl Link {
                 let claim = asker.reentry.and_then(|reentry| reentry.claim(self))?;
                 Some(Came::Command(self.take_command(session)?, claim))
             });
+            drop(state);
             match (came, asker.reentry) {
                 (Ok(Came::End(end)), _) => return end,
                 (Ok(Came::Command(command, _claim)), Some(reentry)) => {
@@ -284,8 +331,8 @@ impl Link {
         self.told(state);
     }
 
-    /// Sends a request of a client and gives its ticket; waits while there is no room. It is made of a
-    /// [draft](super::with_draft) and of `data` behind that.
+    /// Sends a request of a client, which is then waited for; waits while there is no room. It is made of
+    /// a [draft](super::with_draft) and of `data` behind that.
     #[inline]
     pub(crate) fn request(
         self: &Arc<Self>,
@@ -295,33 +342,27 @@ impl Link {
         fds: &[BorrowedFd<'_>],
         about: About<'_>,
         clock: &Clock<'_>,
-    ) -> Result<Ticket, RequestError> {
+    ) -> Result<Asked<'_>, RequestError> {
         loop {
-            if let Some(ticket) = self.try_request(command, draft, data, fds, about, clock)? {
-                return Ok(ticket);
+            let read = |state: &mut State| self.read_next(state, clock);
+            match self.try_send_request(command, draft, data, fds, about, clock, read)? {
+                Some((ticket, begun)) => return Ok(Asked::new(self, ticket, begun)),
+                None => self.wait_for_room(&Asker::elsewhere())?,
             }
-            self.wait_for_room(&Asker::elsewhere())?;
             clock.turn();
         }
     }
 
-    /// Waits for the reply to a request, or for a command of the peer to be executed meanwhile.
-    /// Commands that came before the reply come first. One thread executes at a time: it calls
-    /// [`end_command`](Self::end_command).
-    ///
-    /// What of the reply's data is received by this thread may go to `sink`.
-    pub(crate) fn outcome_or_command(
-        &self,
-        ticket: Ticket,
-        clock: &Clock<'_>,
-        sink: Option<&mut Sink<'_>>,
-    ) -> Waited {
-        let (way, state) = (Way::patient(Sight::MayBeBlind, On::Replies), self.lock());
-        let waited = self.wait_into(state, clock, way, sink, |session| match self.begin(session) {
-            Some(command) => Some(Waited::Command(command)),
-            None => session.outcome(ticket).map(|o| Waited::Outcome(o.map_err(Into::into))),
-        });
-        waited.unwrap_or(Waited::Outcome(Err(Abort::Closed.into())))
+    /// Takes the part of the reader for one who has nothing else to do before.
+    #[inline]
+    fn read_next(&self, state: &mut State, clock: &Clock<'_>) -> Option<Begun> {
+        let until = state.session.next_deadline();
+        let is_due = until.is_some_and(|until| until <= clock.now());
+        if is_due || !state.is_quiet() || self.has_unsent() {
+            return None;
+        }
+        let way = Way { sight: Sight::MayBeBlind, on: On::Replies, until };
+        self.begin_reading(state, way, clock, false)
     }
 
     /// Sends a command that wants no reply, when there is space; it is a [draft](super::with_draft).
@@ -337,8 +378,8 @@ impl Link {
                 break state.session.start_posted()?;
             }
             drop(state);
-            let (asker, until) = (Asker::elsewhere(), self.give_up(None));
-            self.wait_as(&asker, until, None, |session| self.has_space(session))?;
+            let (asker, way) = (Asker::elsewhere(), self.way_to_room(None));
+            self.wait_as(&asker, way, None, |session| self.has_space(session))?;
         };
         let header = Header::command(id, command, draft.len() - HEADER_SIZE);
         header.with_no_reply().emit_into(draft);
@@ -364,5 +405,63 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
+    }
+}
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use vfu_proto::session::{Closed, Limits};
+
+    use super::*;
+    use crate::link::{Next, with_draft};
+
+    const NEVER: Duration = Duration::from_secs(10);
+
+    /// The thread is in a receive, and has to know all the same of what the reset that it receives does.
+    #[test]
+    fn who_waits_in_a_receive_learns_what_a_command_takes_back() {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let link = Link::new(ours.into(), Role::Server, Limits::default());
+        link.opened();
+        let link = Arc::new(link);
+        for _ in 0..3 {
+            let about = About::default();
+            let ask = |draft: &mut _| {
+                link.try_request(Command::DmaRead, draft, &[], &[], about, &link.clock()).unwrap()
+            };
+            let ticket = with_draft(ask).unwrap();
+            let (done, is_done) = mpsc::channel();
+            let asker = link.clone();
+            let thread = std::thread::spawn(move || {
+                let _nobody_waits_any_more =
+                    done.send(asker.wait_for_end(ticket, &Asker::elsewhere()).is_ok());
+            });
+            let began = Instant::now();
+            while link.lock().blind == 0 && began.elapsed() < NEVER {
+                std::thread::yield_now();
+            }
+            assert_eq!(link.lock().blind, 1, "it waits in a receive");
+            peer.write_all(&Header::command(1, Command::DeviceReset, 0).emit()).unwrap();
+            let command = match link.next(None, false) {
+                Ok(Next::Command(command)) => command,
+                other => panic!("{other:?}"),
+            };
+            link.cancel(None);
+            let came = is_done.recv_timeout(NEVER);
+            if came.is_err() {
+                link.close(Closed::Stopped);
+            }
+            thread.join().unwrap();
+            assert_eq!(came, Ok(true));
+            let outcome = link.try_outcome(ticket).unwrap();
+            assert_eq!(outcome.unwrap_err(), RequestError::Aborted(Abort::Canceled));
+            link.recycle(Some(command));
+            link.executed();
+        }
     }
 }

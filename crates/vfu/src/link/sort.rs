@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use tracing::debug;
 use vfu_proto::session::{Arrival, Channel, Closed, FrameError, Session};
 
-use super::{Link, State};
+use super::{Link, Message, State};
 use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 
 impl Link {
     /// Hands on what the session did not take at once, and sends the refusals that come of it.
@@ -47,14 +48,36 @@ impl Link {
     }
 
     /// Hands every whole message of a channel to the session: after each receive.
+    #[inline]
     pub(super) fn pump_channel(&self, state: &mut State, channel: Channel) {
         let index = channel as usize;
-        let State { session, begun, spare, refusals, .. } = state;
-        let (Some(framer), begun) = (&mut state.framers[index], &mut begun[index]) else { return };
-        while let Some(done) = spare[index].pop() {
-            framer.recycle(done);
+        let lone = match &mut state.framers[index] {
+            Some(framer) if state.spare[index].is_empty() && state.session.takes(channel) => {
+                framer.pop_lone()
+            }
+            _ => None,
+        };
+        match lone {
+            Some(message) => {
+                state.begun[index] = None;
+                self.hand_on(state, channel, message);
+            }
+            None => self.pump_any(state, channel),
         }
-        while session.closed().is_none() {
+    }
+
+    /// As [`pump_channel`](Self::pump_channel), whatever came.
+    #[inline(never)]
+    fn pump_any(&self, state: &mut State, channel: Channel) {
+        let index = channel as usize;
+        while state.session.closed().is_none() {
+            let State { session, begun, spare, .. } = state;
+            let (Some(framer), begun) = (&mut state.framers[index], &mut begun[index]) else {
+                return;
+            };
+            while let Some(done) = spare[index].pop() {
+                framer.recycle(done);
+            }
             if !framer.is_mid_message() {
                 *begun = None;
                 return;
@@ -63,20 +86,13 @@ impl Link {
                 // What finds no room is not the peer's to finish.
                 *begun = None;
                 state.unsorted = true;
+                self.more.store(true, Ordering::Release);
                 return;
             }
             match framer.pop() {
                 Ok(Some(message)) => {
                     *begun = None;
-                    match session.arrive(channel, message) {
-                        Ok(Arrival::Queued | Arrival::Completed(_)) => {}
-                        Ok(Arrival::Dropped(message)) => framer.recycle(message),
-                        Ok(Arrival::Refused(header, message)) => {
-                            framer.recycle(message);
-                            refusals.push((channel, header));
-                        }
-                        Err(why) => debug!(%why, "session ends"),
-                    }
+                    self.hand_on(state, channel, message);
                 }
                 Ok(None) => {
                     begun.get_or_insert_with(|| self.now());
@@ -87,13 +103,48 @@ impl Link {
                     framer.skip_refused();
                     *begun = None;
                     if e.wants_reply() {
-                        refusals.push((channel, e.header().error_reply(e.errno())));
+                        state.refusals.push((channel, e.header().error_reply(e.errno())));
                     }
                 }
                 Err(e) => self.end_broken(session, channel, e),
             }
         }
         self.hang_up(state);
+    }
+
+    /// Hands one message to the session.
+    #[inline]
+    fn hand_on(&self, state: &mut State, channel: Channel, message: Message) {
+        match state.session.arrive(channel, message) {
+            Ok(Arrival::Queued) => self.more.store(true, Ordering::Release),
+            Ok(Arrival::Completed(_)) => {}
+            other => self.not_taken(state, channel, other),
+        }
+    }
+
+    /// What is neither a command nor a reply that is waited for.
+    #[cold]
+    fn not_taken(
+        &self,
+        state: &mut State,
+        channel: Channel,
+        what: Result<Arrival<OwnedFd>, Closed>,
+    ) {
+        let message = match what {
+            Ok(Arrival::Queued | Arrival::Completed(_)) => return,
+            Ok(Arrival::Dropped(message)) => message,
+            Ok(Arrival::Refused(header, message)) => {
+                state.refusals.push((channel, header));
+                message
+            }
+            Err(why) => {
+                debug!(%why, "session ends");
+                return self.hang_up(state);
+            }
+        };
+        if let Some(framer) = &mut state.framers[channel as usize] {
+            framer.recycle(message);
+        }
     }
 
     /// Whether the peer leaves so much unread that no more is to be added.

@@ -8,7 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use vfu_proto::session::{Channel, Closed, Session, Sink, Time};
 
-use super::{Clock, Link, State, Wake};
+use super::read::Begun;
+use super::{Clock, Link, Message, State, Wake};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 use crate::sync::kernel::poll;
@@ -19,8 +20,18 @@ use crate::transport::Signals;
 pub(crate) enum Sight {
     /// Nothing else can end what it waits for.
     MayBeBlind,
+    /// Only a command of the peer can, which comes by way of who waits: it may wait so while no command
+    /// waits, or is executed.
+    BlindAtRest,
     /// Another thread may give up what it waits for.
     Sees,
+}
+
+/// Where a thread that waits goes on: it has the state again.
+pub(super) struct Turn<'a> {
+    pub(super) state: MutexGuard<'a, State>,
+    /// Nothing came for as long as one receive waits.
+    pub(super) quiet: bool,
 }
 
 /// What a thread waits for, and so where that comes.
@@ -68,59 +79,58 @@ impl Link {
         on: On,
         look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
     ) -> Result<T, Closed> {
-        self.wait_into(state, clock, Way::patient(sight, on), None, look)
+        let turn = Turn { state, quiet: false };
+        self.wait_into(turn, clock, Way::patient(sight, on), None, look).0
     }
 
-    /// As [`wait_on`](Self::wait_on), for one who has a place for the data that is waited for.
+    /// As [`wait_on`](Self::wait_on), for one who has a place for the data that is waited for, and uses
+    /// the state after that.
+    #[inline]
     pub(super) fn wait_into<'a, T>(
         &'a self,
-        mut state: MutexGuard<'a, State>,
+        turn: Turn<'a>,
         clock: &Clock<'_>,
         way: Way,
         mut sink: Option<&mut Sink<'_>>,
         mut look: impl FnMut(&mut Session<OwnedFd>) -> Option<T>,
-    ) -> Result<T, Closed> {
-        let mut quiet = false;
+    ) -> (Result<T, Closed>, MutexGuard<'a, State>) {
+        let Turn { mut state, mut quiet } = turn;
         loop {
-            state = self.sort(state);
+            // Nearly always there is nothing else to see to.
+            let lone = state.is_quiet() && !self.has_unsent();
+            if !lone {
+                state = self.sort(state);
+            }
             if let Some(found) = look(&mut state.session) {
                 // We leave, and read no more: a sleeper may have to.
                 self.wake_sleepers(&state);
                 if self.is_neglected(&state) {
                     self.nudge();
                 }
-                return Ok(found);
+                return (Ok(found), state);
             }
-            if let Some(why) = state.session.closed() {
-                return Err(why.clone());
-            }
-            let (was_due, next) = self.see_to_deadlines(&mut state, clock);
-            if was_due {
+            let next = if lone {
+                state.session.next_deadline()
+            } else if let Some(why) = state.session.closed() {
+                return (Err(why.clone()), state);
+            } else {
+                self.notice_stall(&mut state, clock);
+                self.next_deadline(&state)
+            };
+            if next.is_some_and(|next| next <= clock.now()) && self.is_due(&mut state, clock) {
                 continue;
             }
             let until = Time::first(next, way.until);
-            let channel = match way.on {
-                On::Commands => state.session.command_channel(),
-                On::Replies => state.session.request_channel(),
-            };
-            state = match self.take_framers(&mut state, channel, quiet) {
-                Some(reading) => {
-                    let blind = way.sight == Sight::MayBeBlind
-                        && !state.attended
-                        && !quiet
-                        && self.may_receive_blind(&reading, until, clock);
-                    state.blind += usize::from(blind);
-                    state.looks_up = until.filter(|_| !blind);
-                    if !blind {
-                        self.poll_wake(reading.channel());
-                    }
+            let begun = self.begin_reading(&mut state, Way { until, ..way }, clock, quiet);
+            Turn { state, quiet } = match begun {
+                Some(begun) => {
                     drop(state);
-                    let (state, came) = self.read(reading, until, blind, sink.as_deref_mut());
-                    quiet = !came;
-                    state
+                    self.read(begun, sink.as_deref_mut())
                 }
-                None if self.has_unsent() && !state.flushing => self.wait_writable(state, until),
-                None => self.sleep(state, until),
+                None if self.has_unsent() && !state.flushing => {
+                    Turn { state: self.wait_writable(state, until), quiet }
+                }
+                None => Turn { state: self.sleep(state, until), quiet },
             };
             clock.turn();
         }
@@ -129,33 +139,29 @@ impl Link {
     /// Receives once on each channel, without waiting, and sends what waits to be sent. Says whether
     /// anything came.
     pub(crate) fn poll_sockets(&self) -> bool {
-        self.poll().1
+        self.poll(None).1
     }
 
-    /// As [`poll_sockets`](Self::poll_sockets), and gives the state, for more.
+    /// As [`poll_sockets`](Self::poll_sockets), and gives the state, for more. The buffer of a message that
+    /// is `done` is used again.
     #[inline]
-    pub(super) fn poll(&self) -> (MutexGuard<'_, State>, bool) {
+    pub(super) fn poll(&self, done: Option<Message>) -> (MutexGuard<'_, State>, bool) {
         if self.has_unsent() {
             for channel in Channel::ALL {
                 let _closed = self.flush(channel);
             }
         }
-        let clock = self.clock();
-        let mut state = self.sort(self.lock());
-        let deaf = self.receives_no_more(&state.session);
-        if deaf {
-            // The rest of a message that is here in part waits for us.
-            let now = clock.now();
-            state.begun.iter_mut().flatten().for_each(|begun| *begun = now);
+        let mut state = self.lock();
+        if let Some(done) = done {
+            state.recycle(done);
         }
-        if state.session.closed().is_some() {
-            return (state, false);
-        }
-        if self.see_to_deadlines(&mut state, &clock).0 {
-            state = self.sort(state);
-        }
-        if deaf || state.session.closed().is_some() {
-            return (state, false);
+        let lane = state.is_quiet() && !self.has_unsent();
+        if !(lane && state.session.next_deadline().is_none()) {
+            let receives;
+            (state, receives) = self.see_to(state);
+            if !receives {
+                return (state, false);
+            }
         }
         for quiet in [false, true] {
             let channel = state.session.command_channel();
@@ -169,6 +175,27 @@ impl Link {
             }
         }
         (state, false)
+    }
+
+    /// Does what is to be done before more is received. Says whether anything is to be received then.
+    #[inline(never)]
+    fn see_to<'a>(&'a self, state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, bool) {
+        let clock = self.clock();
+        let mut state = self.sort(state);
+        let deaf = self.receives_no_more(&state.session);
+        if deaf {
+            // The rest of a message that is here in part waits for us.
+            let now = clock.now();
+            state.begun.iter_mut().flatten().for_each(|begun| *begun = now);
+        }
+        if state.session.closed().is_some() {
+            return (state, false);
+        }
+        if self.see_to_deadlines(&mut state, &clock).0 {
+            state = self.sort(state);
+        }
+        let receives = !deaf && state.session.closed().is_none();
+        (state, receives)
     }
 
     /// In place of a thread that is blind: sees to deadlines, to what waits to be sent, and to replies
@@ -185,7 +212,7 @@ impl Link {
                 Some(reading) => {
                     self.poll_wake(reading.channel());
                     drop(state);
-                    self.read(reading, until, false, None).0
+                    self.read(Begun { reading, until, blind: false }, None).state
                 }
                 None if self.has_unsent() && !state.flushing => self.wait_writable(state, until),
                 None => self.sleep(state, until),
@@ -220,6 +247,7 @@ impl Link {
 
     /// Somebody else reads; we see to what waits to be sent, one thread at a time, until that goes or
     /// somebody wakes us as a sleeper.
+    #[inline(never)]
     fn wait_writable<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -246,7 +274,14 @@ impl Link {
         state
     }
 
+    /// A first turn.
+    #[inline]
+    pub(super) fn turn(&self) -> Turn<'_> {
+        Turn { state: self.lock(), quiet: false }
+    }
+
     /// Somebody else reads; we sleep until that is of use to us.
+    #[inline(never)]
     fn sleep<'a>(
         &self,
         mut state: MutexGuard<'a, State>,

@@ -17,6 +17,9 @@ use crate::memory::SharedMemory;
 /// Reads of at least so many bytes may be [lent](Device::region_bytes).
 const LENT: usize = 4096;
 
+/// Most accesses are of so many bytes at most: they are filled with a single store.
+const REGISTER: usize = 8;
+
 /// Who answers a read.
 enum Answers<'a> {
     Config,
@@ -57,9 +60,9 @@ impl Executor {
         self.check_access(region, offset, u64::from(request.count))?;
         let (len, at) = (request.count as usize, Access { region, offset });
         let answers = self.who_answers(region, offset, len);
+        out.try_reserve(RegionReadReply::HEAD + len.max(REGISTER)).map_err(|_| Errno::ENOMEM)?;
         RegionReadReply::emit_head(request, out);
         let start = out.len();
-        out.try_reserve(len).map_err(|_| Errno::ENOMEM)?;
         if let Some(lent) = self.lent(device, &answers, at, len) {
             if len >= FROM_PLACE && self.shared.has_written() != Some(true) {
                 trace!(region, offset, data = ?lent, "read");
@@ -68,39 +71,53 @@ impl Executor {
             }
             out.extend_from_slice(lent);
         } else {
-            out.resize(start + len, 0xff);
+            if len <= REGISTER {
+                out.extend_from_slice(&[0xff; REGISTER]);
+                out.truncate(start + len);
+            } else {
+                out.resize(start + len, 0xff);
+            }
             let data = &mut out[start..];
-            match answers {
-                Answers::Config => self.shared.config_now().read(offset as usize, data),
-                Answers::Rom => self.shared.config().read_rom(offset, data),
-                Answers::Msix => {
-                    let _it_is = self.shared.irqs.msix_read(region, offset, data);
+            if let Answers::Device = answers {
+                let mut defer = Defer::read(call.link, call.header, *request);
+                let result = context::run(&self.shared, Inside::Handler, || {
+                    device.region_read_or_defer(at, data, &mut defer)
+                });
+                if defer.is_taken() {
+                    return Ok(Outcome::Later);
                 }
-                Answers::Memory(memory) => {
-                    if let Err(e) = memory.read(offset, data) {
-                        debug!(region, error = %e, "read of shared memory");
-                    }
+                if let Err(fault) = result {
+                    debug!(region, offset, len, %fault, "read");
+                    data.fill(0xff);
                 }
-                Answers::Device => {
-                    let mut defer = Defer::read(call.link, call.header, *request);
-                    let result = context::run(&self.shared, Inside::Handler, || {
-                        device.region_read_or_defer(at, data, &mut defer)
-                    });
-                    if defer.is_taken() {
-                        return Ok(Outcome::Later);
-                    }
-                    if let Err(fault) = result {
-                        debug!(region, offset, len, %fault, "read");
-                        data.fill(0xff);
-                    }
-                }
-                Answers::Nobody(why) => debug!(region, offset, why, "read of nothing"),
+            } else {
+                self.library_read(&answers, at, data);
             }
         }
         trace!(region, offset, data = ?&out[start..], "read");
         // The driver must not see the register before the memory that was written ahead of it.
         let waits = self.shared.has_written() == Some(true) && Held::behind_writes(call, out);
         Ok(if waits { Outcome::Later } else { Outcome::Reply })
+    }
+
+    /// Reads what is not the device's into `data`, which is filled with ones.
+    #[inline(never)]
+    fn library_read(&self, answers: &Answers<'_>, at: Access, data: &mut [u8]) {
+        let Access { region, offset } = at;
+        match answers {
+            Answers::Config => self.shared.config_now().read(offset as usize, data),
+            Answers::Rom => self.shared.config().read_rom(offset, data),
+            Answers::Msix => {
+                let _it_is = self.shared.irqs.msix_read(region, offset, data);
+            }
+            Answers::Memory(memory) => {
+                if let Err(e) = memory.read(offset, data) {
+                    debug!(region, error = %e, "read of shared memory");
+                }
+            }
+            Answers::Nobody(why) => debug!(region, offset, why, "read of nothing"),
+            Answers::Device => {}
+        }
     }
 
     /// Who answers a read. The access lies in its region.
@@ -122,10 +139,15 @@ impl Executor {
     }
 
     /// Who answers a read of what is the library's.
+    #[inline]
     fn library_answers(&self, region: u32, offset: u64, len: usize) -> Option<Answers<'_>> {
-        if self.regions.is_plain(region) {
-            None
-        } else if region == ROM_REGION {
+        if self.regions.is_plain(region) { None } else { self.answers_in(region, offset, len) }
+    }
+
+    /// As [`library_answers`](Self::library_answers), for a region of which some is the library's.
+    #[inline(never)]
+    fn answers_in(&self, region: u32, offset: u64, len: usize) -> Option<Answers<'_>> {
+        if region == ROM_REGION {
             Some(Answers::Rom)
         } else if self.shared.irqs.is_msix(region, offset, len) {
             Some(Answers::Msix)
@@ -139,6 +161,7 @@ impl Executor {
     }
 
     /// What the device lends for a long read, if it lends anything.
+    #[inline]
     fn lent<'d, D: Device + ?Sized>(
         &self,
         device: &'d mut D,
@@ -153,6 +176,7 @@ impl Executor {
         lent.filter(|lent| lent.len() == len)
     }
 
+    #[inline(never)]
     pub(super) fn region_write<D: Device + ?Sized>(
         &self,
         device: &mut D,

@@ -11,7 +11,7 @@ use super::cleanup;
 use super::run::{Server, Source};
 use super::stop::ServeError;
 use crate::device::Device;
-use crate::link::Link;
+use crate::link::{Link, Message};
 use crate::poller::Poller;
 use crate::transport::{Accepted, RETRY};
 
@@ -20,6 +20,8 @@ use crate::transport::{Accepted, RETRY};
 pub(super) struct Client {
     link: Arc<Link>,
     agreed: bool,
+    /// The last command, whose buffer is used again when more is received.
+    done: Option<Message>,
 }
 
 impl Drop for Client {
@@ -83,23 +85,22 @@ impl<D: Device> Server<D> {
             return Ok(0);
         };
         let link = client.link.clone();
-        let Some(first) = link.receive_command(false) else { return Ok(0) };
+        let Some(first) = link.receive_command(None, false) else { return Ok(0) };
         if self.agree(&link, &first).is_ok() {
             self.client.iter_mut().for_each(|client| client.agreed = true);
             self.watch(&link)?;
         }
         link.recycle(Some(first));
+        link.executed();
         Ok(1)
     }
 
     /// Executes the commands that have come, and what was put off before them.
     fn serve(&mut self) -> usize {
-        let Server { client: Some(Client { link, agreed: true }), executor, device, .. } = self
-        else {
-            return 0;
-        };
-        let mut next = link.receive_command(executor.is_paused(link));
-        let (mut executed, mut done) = (0, None);
+        let Server { client: Some(client), executor, device, .. } = self else { return 0 };
+        let Client { link, agreed: true, done } = client else { return 0 };
+        let mut next = link.receive_command(done.take(), executor.is_paused(link));
+        let mut executed = 0;
         loop {
             let settles = link.take_kick();
             if settles {
@@ -107,20 +108,19 @@ impl<D: Device> Server<D> {
             }
             match next.take() {
                 Some(command) => {
-                    done = executor.execute(device, link, command);
+                    *done = executor.execute(device, link, command);
                     executed += 1;
                 }
                 None if settles => {}
-                None => break,
+                None => {
+                    link.executed();
+                    return executed;
+                }
             }
-            if !executor.is_paused(link) {
+            if link.has_more() && !executor.is_paused(link) {
                 next = link.try_next_command(done.take());
             }
         }
-        if done.is_some() {
-            link.recycle(done);
-        }
-        executed
     }
 
     fn end_if_closed(&mut self) {
@@ -175,7 +175,7 @@ impl<D: Device> Server<D> {
             poller.remove(listener.as_fd());
         }
         self.watch(&link)?;
-        self.client = Some(Client { link, agreed: false });
+        self.client = Some(Client { link, agreed: false, done: None });
         Ok(true)
     }
 

@@ -21,7 +21,7 @@ use super::regions::{IoFdsAnswer, Regions};
 use crate::context::{self, Inside};
 use crate::device::{Device, Reset};
 use crate::irq::{IrqIndex, Irqs};
-use crate::link::{Link, Message, with_draft};
+use crate::link::{Draft, Link, Message};
 use crate::shared::{Gate, Shared};
 
 /// What executes commands, but for the device itself.
@@ -95,39 +95,44 @@ impl Executor {
         mut command: Message,
     ) -> Message {
         let call = Call { link, header: *command.header() };
-        let fds = command.take_fds();
-        let _closed = with_draft(|out| {
-            let payload = command.payload();
-            // Accesses are most of what comes: they go straight to their handler.
-            let result = match Command::from_u16(call.header.command) {
-                Some(Command::RegionRead) => RegionReadRequest::parse(payload)
-                    .and_then(|read| self.region_read(device, call, &read, out)),
-                Some(Command::RegionWrite) => RegionWriteRequest::parse(payload)
-                    .and_then(|write| self.region_write(device, call, &write, out)),
-                Some(other) => Request::parse(other, payload)
-                    .and_then(|request| self.handle(device, call, request, fds, out)),
-                None => Err(Errno::EINVAL),
-            };
-            match result {
-                Ok(Outcome::Later) => Ok(()),
-                Ok(Outcome::Reply) => call.reply(out, &[]),
-                Ok(Outcome::ReplyWith(fd)) => call.reply(out, &[fd]),
-                Ok(Outcome::ReplyWithAll(fds)) => {
-                    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-                    call.reply(out, &fds)
-                }
-                Err(errno) => call.refuse(errno),
+        let out = &mut Draft::lend();
+        // Accesses are most of what comes: they go straight to their handler.
+        let result = match Command::from_u16(call.header.command) {
+            Some(Command::RegionRead) => RegionReadRequest::parse(command.payload())
+                .and_then(|read| self.region_read(device, call, &read, out)),
+            Some(Command::RegionWrite) => RegionWriteRequest::parse(command.payload())
+                .and_then(|write| self.region_write(device, call, &write, out)),
+            Some(other) => {
+                let fds = command.take_fds();
+                Request::parse(other, command.payload())
+                    .and_then(|request| self.handle(device, call, request, fds, out))
             }
-        });
+            None => Err(Errno::EINVAL),
+        };
+        if !command.fds().is_empty() {
+            drop(command.take_fds()); // nobody wants them
+        }
+        let _closed = match result {
+            Ok(Outcome::Reply) => call.reply(out, &[]),
+            Ok(Outcome::Later) => Ok(()),
+            Ok(Outcome::ReplyWith(fd)) => call.reply(out, &[fd]),
+            Ok(Outcome::ReplyWithAll(fds)) => {
+                let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+                call.reply(out, &fds)
+            }
+            Err(errno) => call.refuse(errno),
+        };
         command
     }
 
     /// Whether no command may be executed now: the device comes to rest first, or owes too many
     /// answers.
+    #[inline]
     pub(super) fn is_paused(&self, link: &Link) -> bool {
         self.parked.holds_all() || link.is_saturated()
     }
 
+    #[inline(never)]
     fn handle<D: Device + ?Sized>(
         &self,
         device: &mut D,

@@ -72,6 +72,7 @@ impl Parked {
     }
 
     /// Whether no command may be executed before the device has come to rest.
+    #[inline]
     pub(super) fn holds_all(&self) -> bool {
         self.resting.load(Ordering::SeqCst)
     }

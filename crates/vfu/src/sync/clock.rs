@@ -23,6 +23,11 @@ pub(crate) fn advance(time: Duration) {
     condvar::ring();
 }
 
+/// As a number.
+pub(crate) fn monotonic_ns() -> u64 {
+    NOW.load(Ordering::SeqCst)
+}
+
 /// As [`std::time::Instant`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Instant(Duration);

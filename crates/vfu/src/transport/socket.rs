@@ -87,13 +87,11 @@ impl Socket {
         let got = loop {
             let mut parts = [IoSliceMut::new(bytes)];
             match act(|| net::recvmsg(&self.0, &mut parts, &mut control, flags)) {
-                Err(Errno::INTR) if wait && self.1 == Signals::Interrupt => {
-                    return Ok(Received::Interrupted);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(Received::WouldBlock),
-                Err(Errno::CONNRESET) => return Ok(Received::Eof),
-                other => break other?,
+                Ok(got) => break got,
+                Err(e) => match self.not_received(e, wait) {
+                    None => {}
+                    Some(result) => return result,
+                },
             }
         };
         for message in control.drain() {
@@ -106,6 +104,18 @@ impl Socket {
             return Err(Errno::MFILE);
         }
         Ok(if got.bytes == 0 { Received::Eof } else { Received::Bytes(got.bytes) })
+    }
+
+    /// What a receive that failed so gives. `None`: it is to be made again.
+    #[cold]
+    fn not_received(&self, e: Errno, wait: bool) -> Option<Result<Received, Errno>> {
+        match e {
+            Errno::INTR if wait && self.1 == Signals::Interrupt => Some(Ok(Received::Interrupted)),
+            Errno::INTR => None,
+            Errno::AGAIN => Some(Ok(Received::WouldBlock)),
+            Errno::CONNRESET => Some(Ok(Received::Eof)),
+            e => Some(Err(e)),
+        }
     }
 
     /// From now on a [`recv`](Self::recv) that may wait gives up after so long. Says whether that
@@ -158,6 +168,7 @@ impl Socket {
 }
 
 impl AsFd for Socket {
+    #[inline]
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

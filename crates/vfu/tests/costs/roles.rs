@@ -17,7 +17,7 @@ pub(crate) const VARIABLE: &str = "VFU_COSTS_ROLE";
 /// Where the client's memory lies, as the device sees it.
 pub(crate) const RAM: u64 = 0x8000_0000;
 /// Its size in bytes.
-const RAM_SIZE: u64 = 1 << 20;
+pub(crate) const RAM_SIZE: u64 = 1 << 20;
 
 /// Where memory lies that only messages reach.
 pub(crate) const MESSAGES: u64 = 0x9000_0000;

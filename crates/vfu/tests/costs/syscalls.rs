@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 
 use nix::libc::{SYS_ppoll, SYS_recvmsg, SYS_sendmsg, SYS_sendto, SYS_write};
-use vfu::client::Client;
+use vfu::client::{Client, Memory, READ_WRITE};
 
 use crate::roles::{self, GOODBYE, PLAIN, Step};
 use crate::trace::{Calls, Skip, count, difference};
@@ -20,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_client_alone_with_a_twin_polls", a_client_alone_with_a_twin_polls),
     ("a_posted_write_is_one_call", a_posted_write_is_one_call),
     ("direct_dma_makes_no_call", direct_dma_makes_no_call),
+    ("message_dma_makes_two_calls", message_dma_makes_two_calls),
     ("an_interrupt_is_one_call", an_interrupt_is_one_call),
 ];
 
@@ -168,6 +170,22 @@ fn a_posted_write_is_one_call() -> Outcome {
 fn direct_dma_makes_no_call() -> Outcome {
     let dma = |client: &Client, times| roles::work(client, roles::DMA, times);
     assert_each("DMA", of_server("run", false, dma), &[])
+}
+
+/// One send and one receive, in a handler: nobody can take back what it waits for but by that receive.
+fn message_dma_makes_two_calls() -> Outcome {
+    let dma = |client: &Client, times| {
+        let memory = Memory::Messages(Arc::new(roles::Zeros));
+        client.dma_unmap_all().unwrap();
+        client.dma_map(roles::RAM, roles::RAM_SIZE, READ_WRITE, memory).unwrap();
+        roles::work(client, roles::DMA, times);
+    };
+    let server = of_server("run", false, dma);
+    let added = difference(&server(N)?, &server(2 * N)?);
+    let each = 2 * i64::from(N); // a read and a write
+    let expected = Calls::from([(SYS_recvmsg, each), (SYS_sendmsg, each)]);
+    assert_eq!(added, expected, "calls by number that {N} reads and {N} writes add");
+    Ok(())
 }
 
 fn an_interrupt_is_one_call() -> Outcome {
