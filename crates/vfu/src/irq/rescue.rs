@@ -12,9 +12,8 @@
 //! look whether it would wait.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-// A model knows nothing of this: a write there does not wait.
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::os::fd::OwnedFd;
+// Of those who watch a model knows nothing: it looks itself.
 use std::sync::{Arc, Condvar, Mutex, Once, PoisonError, Weak};
 use std::time::Duration;
 
@@ -23,19 +22,41 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tracing::warn;
 
 use crate::seldom::OF_THE_PROCESS;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::yield_now;
 
 /// A write that a client makes wait takes no longer than two of them.
 const TICK: Duration = Duration::from_millis(500);
 /// How often a counter is emptied again that is filled faster than the writer wakes up.
-const TRIES: u32 = 10_000;
+const TRIES: u32 = if cfg!(loom) { 3 } else { 10_000 };
 
 const WAITED: &str = "the peer made a write to an eventfd wait: it gets no more in this session";
 
 /// Eventfds that are watched without the list growing.
 const ROOM: usize = 64;
 
-/// A write has waited.
-static SUSPICIOUS: AtomicBool = AtomicBool::new(false);
+#[cfg(not(any(loom, shuttle)))]
+mod places {
+    /// A write has waited.
+    pub(super) static SUSPICIOUS: super::AtomicBool = super::AtomicBool::new(false);
+}
+
+#[cfg(loom)]
+mod places {
+    loom::lazy_static! {
+        pub(super) static ref SUSPICIOUS: super::AtomicBool = super::AtomicBool::new(false);
+    }
+}
+
+#[cfg(shuttle)]
+mod places {
+    shuttle::lazy_static! {
+        pub(super) static ref SUSPICIOUS: super::AtomicBool = super::AtomicBool::new(false);
+    }
+}
+
+use places::SUSPICIOUS;
+
 static WATCHED: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 static MORE: Condvar = Condvar::new();
 
@@ -43,10 +64,18 @@ static MORE: Condvar = Condvar::new();
 #[derive(Clone, Debug, Default)]
 pub struct Distrust(Arc<AtomicBool>);
 
+/// What is written to: an eventfd, or a model of one.
+pub(super) trait Counter {
+    /// Whether a write would wait, if it may.
+    fn is_full(&self) -> bool;
+    /// Ends a write that waits.
+    fn empty(&self);
+}
+
 /// An eventfd of which the writes are counted.
 #[derive(Debug)]
-pub(super) struct Counted {
-    fd: OwnedFd,
+pub(super) struct Counted<F = OwnedFd> {
+    fd: F,
     distrust: Distrust,
     begun: AtomicU64,
     ended: AtomicU64,
@@ -61,12 +90,18 @@ struct Entry {
 impl Counted {
     /// Sees to it that no write to `fd` takes longer than a moment.
     pub(super) fn new(fd: OwnedFd, distrust: &Distrust) -> Arc<Counted> {
-        let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
-        let file = Arc::new(Counted { fd, distrust: distrust.clone(), begun, ended });
+        let file = Arc::new(Counted::of(fd, distrust));
         if cfg!(not(any(loom, shuttle))) {
             enter(Entry { file: Arc::downgrade(&file), seen: None });
         }
         file
+    }
+}
+
+impl<F: Counter> Counted<F> {
+    fn of(fd: F, distrust: &Distrust) -> Counted<F> {
+        let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+        Counted { fd, distrust: distrust.clone(), begun, ended }
     }
 
     /// Writes, by `write`, unless that is known to wait. Of several threads one calls it at a time: so to
@@ -77,13 +112,13 @@ impl Counted {
     #[inline]
     pub(super) fn write_alone(
         &self,
-        write: impl FnOnce(BorrowedFd<'_>) -> Result<usize, Errno>,
+        write: impl FnOnce(&F) -> Result<usize, Errno>,
     ) -> Result<(), Errno> {
         if SUSPICIOUS.load(Ordering::Relaxed) {
             if self.distrust.0.load(Ordering::Relaxed) {
                 return Err(Errno::DEADLK);
             }
-            if self.is_full() {
+            if self.fd.is_full() {
                 return Ok(());
             }
         }
@@ -91,15 +126,9 @@ impl Counted {
             count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         };
         add_one(&self.begun);
-        let result = write(self.fd.as_fd());
+        let result = write(&self.fd);
         add_one(&self.ended);
         result.map(drop)
-    }
-
-    fn is_full(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut set = [PollFd::from_borrowed_fd(self.fd.as_fd(), PollFlags::OUT)];
-        poll(&mut set, Some(&now)).is_ok() && !set[0].revents().contains(PollFlags::OUT)
     }
 
     /// The number of ends, if one is to come.
@@ -110,7 +139,7 @@ impl Counted {
 
     fn rescue(&self, ended: u64) {
         // A thread that merely did not run has perhaps written already: what is there is the client's.
-        if !self.is_full() {
+        if !self.fd.is_full() {
             return;
         }
         SUSPICIOUS.store(true, Ordering::Relaxed);
@@ -120,16 +149,28 @@ impl Counted {
             }
         }
         for _ in 0..TRIES {
-            if self.is_full() {
-                let mut counter = [0; 8];
-                let to = &mut [IoSliceMut::new(&mut counter)];
-                let _empty_already = preadv2(&self.fd, to, u64::MAX, ReadWriteFlags::NOWAIT);
+            if self.fd.is_full() {
+                self.fd.empty();
             }
             if self.awaited() != Some(ended) {
                 break;
             }
-            std::thread::yield_now();
+            yield_now();
         }
+    }
+}
+
+impl Counter for OwnedFd {
+    fn is_full(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut set = [PollFd::new(self, PollFlags::OUT)];
+        poll(&mut set, Some(&now)).is_ok() && !set[0].revents().contains(PollFlags::OUT)
+    }
+
+    fn empty(&self) {
+        let mut counter = [0; 8];
+        let to = &mut [IoSliceMut::new(&mut counter)];
+        let _empty_already = preadv2(self, to, u64::MAX, ReadWriteFlags::NOWAIT);
     }
 }
 
@@ -180,6 +221,9 @@ fn watch() {
     }
 }
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+
 #[cfg(all(test, not(loom), not(shuttle)))]
 mod tests {
     use rustix::event::{EventfdFlags, eventfd};
@@ -190,8 +234,8 @@ mod tests {
     #[test]
     fn an_interrupt_of_a_thread_that_does_not_run_is_not_taken() {
         let fd = eventfd(1, EventfdFlags::NONBLOCK).unwrap();
-        let (begun, ended) = (AtomicU64::new(1), AtomicU64::new(0));
-        let file = Counted { fd, distrust: Distrust::default(), begun, ended };
+        let file = Counted::of(fd, &Distrust::default());
+        file.begun.store(1, Ordering::Relaxed);
         file.rescue(file.awaited().unwrap());
         let mut counter = [0; 8];
         assert_eq!(rustix::io::read(&file.fd, &mut counter), Ok(8));
