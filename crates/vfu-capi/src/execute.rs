@@ -56,8 +56,11 @@ impl Context {
                     session.reply(&header, out, &send.collect::<Vec<_>>());
                 }
                 Err(e) => {
-                    let why = format_args!("{} with errno {e}", header.command);
-                    self.log_seldom(ERR, "command failed", why);
+                    self.log_seldom(
+                        ERR,
+                        "command failed",
+                        format_args!("{} with errno {e}", header.command),
+                    );
                     session.refuse(&header, e as u32);
                     // The program may look for the errno of its callback.
                     errno::set(e);
