@@ -142,6 +142,20 @@ fn memory_is_served_by_messages() {
     }
 }
 
+/// Though no memory is served, and nobody waits for a reply.
+#[test]
+fn a_client_that_asked_much_hears_the_twin() {
+    let (client, main, dma) = begin(true);
+    (0..40).for_each(|_| works(&client, &main));
+    let refused = |id| dma.call(id, &dma_read(BASE, 4)).unwrap().errno();
+    assert_eq!(refused(7), Some(Errno::EFAULT), "while it is idle");
+    let read = start_read(&client);
+    let request = main.recv().unwrap();
+    assert_eq!(refused(8), Some(Errno::EFAULT), "while it waits");
+    main.send(&read_reply(&request, b"good")).unwrap();
+    assert_eq!(&read.end().unwrap(), b"good");
+}
+
 #[test]
 fn messages_that_may_not_be_served_are_refused() {
     let (client, main, _) = begin(false);

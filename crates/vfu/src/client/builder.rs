@@ -10,6 +10,7 @@ use vfu_proto::wire::Capabilities;
 
 use super::memory::Maps;
 use super::posted::PostedWrites;
+use super::service::ServiceThread;
 use super::{Client, ClientError, Inner, handshake};
 use crate::dma::MemoryPolicy;
 use crate::link::{Link, Spin};
@@ -107,6 +108,7 @@ impl ClientBuilder {
         let link = Arc::new(link.spinning(self.spin));
         let agreed = handshake::propose(&link, &self)?;
         let inner = Inner {
+            service: ServiceThread::new(&link),
             link,
             maps: Arc::new(Maps::default()),
             posted: PostedWrites::default(),

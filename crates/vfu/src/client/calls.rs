@@ -258,11 +258,9 @@ impl Client {
     }
 
     fn start_service(&self) -> Result<(), ClientError> {
-        if !self.inner.maps.first_service() {
-            return Ok(());
-        }
         let inner = &self.inner;
-        service::spawn(inner.link.clone(), inner.maps.clone(), inner.max_transfer)
+        let started = inner.service.start(&inner.link, &inner.maps, inner.max_transfer);
+        started
             .map_err(|source| ClientError::System { what: "can't start a thread for DMA", source })
     }
 
@@ -329,6 +327,10 @@ impl Client {
         let command = request.command();
         let inner = &self.inner;
         let failed = |e: RequestError| ClientError::from_request(&inner.link, command, e);
+        if inner.service.is_missing() && inner.service.count() {
+            // Without it, it goes on as it did.
+            let _out_of_threads = self.start_service();
+        }
         self.send_waiting()?;
         let mark = inner.posted.mark();
         let clock = inner.link.clock();
@@ -397,6 +399,7 @@ impl Client {
         let mut poller = Poller::new(&wake)?;
         poller.watch(&self.inner.link)?;
         self.inner.link.in_event_loop(&wake);
+        self.inner.service.is_not_wanted();
         // What has come by now was not announced.
         poller.wake();
         let fd = poller.as_fd().try_clone_to_owned();

@@ -10,7 +10,7 @@ use vfu_proto::wire::{DmaMapFlags, Errno};
 use super::ClientError;
 use crate::dma::dirty::{Log, Pages, Picture};
 use crate::sync::RwLock;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Memory that the server reaches by DMA_READ and DMA_WRITE messages.
 ///
@@ -70,8 +70,6 @@ pub(super) struct Maps {
     log: Log,
     /// The page size with which the server logs, in bytes.
     server_page_size: AtomicU64,
-    /// A thread serves messages.
-    served: AtomicBool,
 }
 
 pub(super) struct Map {
@@ -104,11 +102,6 @@ impl fmt::Debug for Maps {
 }
 
 impl Maps {
-    /// True the first time.
-    pub(super) fn first_service(&self) -> bool {
-        !self.served.swap(true, Ordering::Relaxed)
-    }
-
     /// Gives what was there, to be put back if the server refuses.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ pub use regions::{RegionDetails, RegionMmap};
 
 use memory::Maps;
 use posted::PostedWrites;
+use service::ServiceThread;
 
 /// What most memory of a client is: the device may read it and write it.
 pub const READ_WRITE: DmaMapFlags = DmaMapFlags::READ.union(DmaMapFlags::WRITE);
@@ -45,8 +46,10 @@ pub const READ_WRITE: DmaMapFlags = DmaMapFlags::READ.union(DmaMapFlags::WRITE);
 /// A connection to a device.
 ///
 /// Clone it to use it from many threads at once: requests are pipelined, and each thread gets its
-/// own replies. There is no thread behind it unless memory is served by messages
-/// ([`Memory::Messages`]): whoever waits for a reply reads for all.
+/// own replies. Whoever waits for a reply reads for all. There is a thread behind it only if memory is
+/// served by messages ([`Memory::Messages`]), or if DMA has a socket of its own and many requests
+/// are made, and no [event loop](Client::poll_fd) waits: it serves the device, so that those who ask
+/// have but one socket to watch.
 ///
 /// The last clone that is dropped ends the session.
 #[derive(Clone, Debug)]
@@ -58,6 +61,7 @@ pub struct Client {
 struct Inner {
     link: Arc<Link>,
     maps: Arc<Maps>,
+    service: ServiceThread,
     posted: PostedWrites,
     server: Capabilities,
     /// Both sides understand REGION_WRITE_MULTI.

@@ -11,6 +11,7 @@ use vfu_proto::wire::{
 use super::memory::Maps;
 use crate::link::{FROM_PLACE, Link, Message, with_draft};
 use crate::sync::ThreadBuilder;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Replies that make so many bytes are sent before the next command is executed.
 const BATCH: usize = 64 << 10;
@@ -132,22 +133,75 @@ impl Service<'_> {
     }
 }
 
-/// A thread that serves when nobody else reads. It ends with the session.
-pub(super) fn spawn(link: Arc<Link>, maps: Arc<Maps>, max_transfer: usize) -> std::io::Result<()> {
-    let thread = ThreadBuilder::new().name("vfu-client-dma".into());
-    thread.spawn(move || {
-        while let Ok(command) = link.begin_command() {
-            serve(&link, &maps, max_transfer, command);
+/// The thread that serves when nobody else reads, if there is one.
+///
+/// Memory that messages reach needs it. So do, as to speed, many requests of a session with a twin socket:
+/// whoever waits for a reply has to watch both sockets, which takes a poll, unless somebody else has the
+/// twin. A client of few requests, or of an event loop, does without.
+#[derive(Debug)]
+pub(super) struct ServiceThread {
+    started: AtomicBool,
+    /// Requests until it pays; 0: there is one, or none is wanted.
+    missing: AtomicU32,
+}
+
+/// Making a thread takes as long as so many polls, or less.
+const PAYS: u32 = 32;
+
+impl ServiceThread {
+    pub(super) fn new(link: &Link) -> Self {
+        let missing = if link.has_twin() { PAYS } else { 0 };
+        ServiceThread { started: AtomicBool::new(false), missing: AtomicU32::new(missing) }
+    }
+
+    /// Whether requests are still to be counted.
+    #[inline]
+    pub(super) fn is_missing(&self) -> bool {
+        self.missing.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts a request. True: there have been enough for a thread.
+    #[cold]
+    pub(super) fn count(&self) -> bool {
+        let less = |missing: u32| missing.checked_sub(1);
+        self.missing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) == Ok(1)
+    }
+
+    /// It need not be fast: somebody else watches the twin.
+    pub(super) fn is_not_wanted(&self) {
+        self.missing.store(0, Ordering::Relaxed);
+    }
+
+    /// Starts it, if that has not been done before. It ends with the session.
+    pub(super) fn start(
+        &self,
+        link: &Arc<Link>,
+        maps: &Arc<Maps>,
+        max_transfer: usize,
+    ) -> std::io::Result<()> {
+        if self.started.swap(true, Ordering::Relaxed) {
+            return Ok(());
         }
-    })?;
-    Ok(())
+        let (link, maps) = (link.clone(), maps.clone());
+        let thread = ThreadBuilder::new().name("vfu-client-dma".into());
+        let started = thread.spawn(move || {
+            while let Ok(command) = link.begin_command() {
+                serve(&link, &maps, max_transfer, command);
+            }
+        });
+        match started {
+            Ok(_) => self.is_not_wanted(),
+            Err(_) => self.started.store(false, Ordering::Relaxed),
+        }
+        started.map(drop)
+    }
 }
 
 #[cfg(all(test, not(loom), not(shuttle)))]
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use vfu_proto::session::{Limits, Role};
     use vfu_proto::wire::DmaMapFlags;
