@@ -15,7 +15,7 @@ use super::regions::{RegionDetails, details};
 use super::service;
 use super::{Client, ClientError, Memory};
 use crate::irq::IrqIndex;
-use crate::link::{About, Answer, Draft, Message, RequestError, Waited, Wake};
+use crate::link::{Answer, Draft, Extra, Message, RequestError, Waited, Wake};
 use crate::poller::Poller;
 
 /// The most that the description of a region may take, in bytes.
@@ -345,8 +345,8 @@ impl Client {
                 &[]
             }
         };
-        let about = About::default();
-        let asked = inner.link.request(command, &mut draft, long, fds, about, &clock);
+        let extra = Extra { data: long, fds, ..Extra::default() };
+        let asked = inner.link.request(command, &mut draft, extra, &clock);
         drop(draft);
         let mut asked = asked.map_err(failed)?;
         let head = HEADER_SIZE + RegionReadReply::HEAD;

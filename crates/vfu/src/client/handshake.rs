@@ -7,7 +7,7 @@ use vfu_proto::session::{Closed, Start};
 use vfu_proto::wire::{Capabilities, Command, DEFAULT_MAX_DATA_XFER_SIZE, TwinSocket, Version};
 
 use super::{ClientBuilder, ClientError};
-use crate::link::{About, Asker, Link, with_draft};
+use crate::link::{Asker, Extra, Link, with_draft};
 use crate::transport::is_listening;
 
 const MINOR: u16 = 1;
@@ -27,7 +27,7 @@ pub(super) struct Agreed {
 /// Proposes a session. If the server's answer can't be accepted the connection is closed.
 pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agreed, ClientError> {
     let proposed = settings.capabilities.unwrap_or_else(|| defaults(settings));
-    let about = About { timeout: link.handshake_timeout(), ..About::default() };
+    let extra = Extra { timeout: link.handshake_timeout(), ..Extra::default() };
     let failed = |e| ClientError::from_request(link, Command::Version, e);
     let refuse = |why: &'static str| {
         link.close(Closed::Protocol(why));
@@ -35,7 +35,7 @@ pub(super) fn propose(link: &Arc<Link>, settings: &ClientBuilder) -> Result<Agre
     };
     let ticket = with_draft(|draft| {
         Version::new(0, MINOR, proposed).emit(draft);
-        link.try_request(Command::Version, draft, &[], &[], about, &link.clock())
+        link.try_request(Command::Version, draft, extra, &link.clock())
     });
     let ticket = ticket.map_err(failed)?.ok_or_else(|| failed(Start::Full.into()))?;
     let ended = link.wait_for_end(ticket, &Asker::elsewhere());

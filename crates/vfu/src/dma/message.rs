@@ -11,7 +11,7 @@ use vfu_proto::wire::{
 
 use super::transfer::Buffer;
 use super::{Direction, DmaError, Region};
-use crate::link::{About, Asker, Link, Message, with_draft};
+use crate::link::{Asker, Extra, Link, Message, with_draft};
 use crate::shared::{Live, Shared};
 
 /// What a pipeline waits for.
@@ -158,22 +158,23 @@ impl Pipeline {
                 || self.shared.epoch() != self.epoch
                 || self.shared.is_stopped()
         };
-        let about = About { range: Some((address, count)), gone: Some(&gone), timeout };
         with_draft(|draft| {
             let link = &self.live.link;
             let clock = link.clock();
-            let ticket = match buffer {
+            let (command, data): (_, &[u8]) = match buffer {
                 Buffer::Read(_) => {
                     DmaReadRequest { address, count }.emit(draft);
-                    link.try_request(Command::DmaRead, draft, &[], &[], about, &clock)
+                    (Command::DmaRead, &[])
                 }
                 Buffer::Write(from) => {
                     self.shared.writes();
                     DmaWriteRequest::emit_head(address, count, draft);
-                    link.try_request(Command::DmaWrite, draft, &from[range], &[], about, &clock)
+                    (Command::DmaWrite, &from[range])
                 }
             };
-            Ok(ticket?)
+            let range = Some((address, count));
+            let extra = Extra { data, range, gone: Some(&gone), timeout, ..Extra::default() };
+            Ok(link.try_request(command, draft, extra, &clock)?)
         })
     }
 

@@ -66,7 +66,7 @@ pub(crate) use draft::{Draft, with_draft};
 pub(crate) use outbox::FROM_PLACE;
 use outbox::Outbox;
 pub use request::Claim;
-pub(crate) use request::{About, Asker, Reenter, RequestError};
+pub(crate) use request::{Asker, Extra, Reenter, RequestError};
 pub use spin::Spin;
 use spin::Spinning;
 pub(crate) use wait::Sight;

@@ -17,12 +17,15 @@ use crate::sync::atomic::Ordering;
 /// Data is put behind the draft of a request up to this length, in bytes: the kernel has less to look at.
 const SMALL: usize = 128;
 
-/// What a request is about, and how long it may take.
+/// What a request may have besides its fields.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct About<'a> {
+pub(crate) struct Extra<'a> {
+    /// What is sent behind its draft.
+    pub(crate) data: &'a [u8],
+    pub(crate) fds: &'a [BorrowedFd<'a>],
     /// How long to wait for the reply; `None`: as the limits say.
     pub(crate) timeout: Option<Duration>,
-    /// The address and length that an unmap would cancel it by.
+    /// The address and length of what it is about, that an unmap would cancel it by.
     pub(crate) range: Option<(u64, u64)>,
     /// Whether what it is about has gone: asked at a moment when no cancel can slip in between.
     pub(crate) gone: Option<&'a dyn Fn() -> bool>,
@@ -106,32 +109,26 @@ enum Came<'a> {
 
 impl Link {
     /// Sends a request, if there is room for it; its outcome is fetched with
-    /// [`try_outcome`](Self::try_outcome). It is made of a [draft](super::with_draft) and of `data` behind
-    /// that.
+    /// [`try_outcome`](Self::try_outcome). It is made of a [draft](super::with_draft).
     pub(crate) fn try_request(
         &self,
         command: Command,
         draft: &mut Vec<u8>,
-        data: &[u8],
-        fds: &[BorrowedFd<'_>],
-        about: About<'_>,
+        extra: Extra<'_>,
         clock: &Clock<'_>,
     ) -> Result<Option<Ticket>, RequestError> {
-        let sent = self.try_send_request(command, draft, data, fds, about, clock, |_| ())?;
+        let sent = self.try_send_request(command, draft, extra, clock, |_| ())?;
         Ok(sent.map(|(ticket, ())| ticket))
     }
 
     /// As [`try_request`](Self::try_request), and has `also` done with the state when the request has been
     /// entered, before it is sent.
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "those of a request, and what to do with it")]
     fn try_send_request<R>(
         &self,
         command: Command,
         draft: &mut Vec<u8>,
-        data: &[u8],
-        fds: &[BorrowedFd<'_>],
-        about: About<'_>,
+        extra: Extra<'_>,
         clock: &Clock<'_>,
         also: impl FnOnce(&mut State) -> R,
     ) -> Result<Option<(Ticket, R)>, RequestError> {
@@ -142,14 +139,15 @@ impl Link {
         if !self.has_room(&state.session) {
             return Ok(None);
         }
-        if about.gone.is_some_and(|gone| gone()) {
+        if extra.gone.is_some_and(|gone| gone()) {
             return Err(RequestError::Gone);
         }
         let usual = state.session.limits().reply_timeout;
-        let deadline = shorter(about.timeout, usual).map(|t| clock.now() + t);
-        let ticket = state.session.start(command, deadline, about.range)?;
+        let deadline = shorter(extra.timeout, usual).map(|t| clock.now() + t);
+        let ticket = state.session.start(command, deadline, extra.range)?;
         let also = also(&mut state);
         drop(state);
+        let Extra { data, fds, .. } = extra;
         let header = Header::command(ticket.id(), command, draft.len() - HEADER_SIZE + data.len());
         header.emit_into(draft);
         if data.len() <= SMALL {
@@ -332,20 +330,18 @@ impl Link {
     }
 
     /// Sends a request of a client, which is then waited for; waits while there is no room. It is made of
-    /// a [draft](super::with_draft) and of `data` behind that.
+    /// a [draft](super::with_draft).
     #[inline]
     pub(crate) fn request(
         self: &Arc<Self>,
         command: Command,
         draft: &mut Vec<u8>,
-        data: &[u8],
-        fds: &[BorrowedFd<'_>],
-        about: About<'_>,
+        extra: Extra<'_>,
         clock: &Clock<'_>,
     ) -> Result<Asked<'_>, RequestError> {
         loop {
             let read = |state: &mut State| self.read_next(state, clock);
-            match self.try_send_request(command, draft, data, fds, about, clock, read)? {
+            match self.try_send_request(command, draft, extra, clock, read)? {
                 Some((ticket, begun)) => return Ok(Asked::new(self, ticket, begun)),
                 None => self.wait_for_room(&Asker::elsewhere())?,
             }
@@ -430,9 +426,8 @@ mod tests {
         link.opened();
         let link = Arc::new(link);
         for _ in 0..3 {
-            let about = About::default();
             let ask = |draft: &mut _| {
-                link.try_request(Command::DmaRead, draft, &[], &[], about, &link.clock()).unwrap()
+                link.try_request(Command::DmaRead, draft, Extra::default(), &link.clock()).unwrap()
             };
             let ticket = with_draft(ask).unwrap();
             let (done, is_done) = mpsc::channel();

@@ -177,7 +177,7 @@ mod tests {
     use vfu_proto::wire::{Command, Header};
 
     use super::*;
-    use crate::link::{About, Asker, with_draft};
+    use crate::link::{Asker, Extra, with_draft};
 
     const NEVER: Duration = Duration::from_secs(10);
 
@@ -212,9 +212,8 @@ mod tests {
     #[test]
     fn who_sleeps_because_there_is_no_room_is_woken_when_there_is() {
         let (link, mut peer) = narrow(None);
-        let about = About::default();
         let ask = |draft: &mut _| {
-            link.try_request(Command::DmaRead, draft, &[], &[], about, &link.clock()).unwrap()
+            link.try_request(Command::DmaRead, draft, Extra::default(), &link.clock()).unwrap()
         };
         let ticket = with_draft(ask).unwrap();
         let reply = Header::command(ticket.id(), Command::DmaRead, 0).reply(0);
