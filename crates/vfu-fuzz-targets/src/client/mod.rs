@@ -27,7 +27,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let (calls, answers) = split(bytes);
     let (ours, theirs) = UnixStream::pair().expect("sockets");
     std::thread::scope(|scope| {
-        scope.spawn(move || peer::serve(theirs.into(), Script::new(&answers)));
+        let peer = scope.spawn(move || peer::serve(theirs.into(), Script::new(&answers)));
         let mut script = Script::new(&calls);
         let limits = Limits {
             reply_timeout: Some(NEVER),
@@ -39,14 +39,17 @@ pub(crate) fn run(bytes: &[u8]) {
         };
         let builder = Client::builder().limits(limits).twin_socket(script.one_in(2));
         let transfer = script.pick(&[4096, 1 << 20, 1]);
-        let Ok(client) = builder.max_transfer(transfer).connect_fd(ours.into()) else { return };
-        assert!(client.max_transfer() > 0);
-        let mut steps = 0;
-        while !script.is_empty() && client.closed().is_none() && steps < MAX_STEPS {
-            calls::call(&client, &mut script);
-            steps += 1;
+        if let Ok(client) = builder.max_transfer(transfer).connect_fd(ours.into()) {
+            assert!(client.max_transfer() > 0);
+            let mut steps = 0;
+            while !script.is_empty() && client.closed().is_none() && steps < MAX_STEPS {
+                calls::call(&client, &mut script);
+                steps += 1;
+            }
+            crate::steps::add(steps);
         }
-        crate::steps::add(steps);
+        // The scope waits for what the thread does, not for its end: its last memory would seem to leak.
+        peer.join().expect("the peer");
     });
     // A thread that served memory ends with the session, soon.
     let since = Instant::now();

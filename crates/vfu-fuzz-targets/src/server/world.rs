@@ -328,8 +328,8 @@ impl<'a> World<'a> {
     /// Whatever was held is let go, and everything answered: then nothing is owed any more.
     pub(super) fn settle(&mut self) {
         self.transfers.clear();
-        // Each round answers all that the one before has brought.
-        for _ in 0..64 {
+        // Each round answers all that the one before has brought; a reset takes one for itself.
+        for _ in 0..64 + self.owed.len() {
             self.process();
             self.listen();
             let busy = self.server.device().let_go() || !self.asked.is_empty();
