@@ -340,7 +340,9 @@ impl Link {
         clock: &Clock<'_>,
     ) -> Result<Asked<'_>, RequestError> {
         loop {
-            let read = |state: &mut State| self.read_next(state, clock);
+            // The kernel wakes a receive, and no poll, for each part of a long message that the peer takes.
+            let sight = if extra.data.len() > SMALL { Sight::Sees } else { Sight::MayBeBlind };
+            let read = |state: &mut State| self.read_next(state, clock, sight);
             match self.try_send_request(command, draft, extra, clock, read)? {
                 Some((ticket, begun)) => return Ok(Asked::new(self, ticket, begun)),
                 None => self.wait_for_room(&Asker::elsewhere())?,
@@ -351,13 +353,13 @@ impl Link {
 
     /// Takes the part of the reader for one who has nothing else to do before.
     #[inline]
-    fn read_next(&self, state: &mut State, clock: &Clock<'_>) -> Option<Begun> {
+    fn read_next(&self, state: &mut State, clock: &Clock<'_>, sight: Sight) -> Option<Begun> {
         let until = state.session.next_deadline();
         let is_due = until.is_some_and(|until| until <= clock.now());
         if is_due || !state.is_quiet() || self.has_unsent() {
             return None;
         }
-        let way = Way { sight: Sight::MayBeBlind, on: On::Replies, until };
+        let way = Way { sight, on: On::Replies, until };
         self.begin_reading(state, way, clock, false)
     }
 
