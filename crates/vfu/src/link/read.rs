@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use tracing::debug;
-use vfu_proto::session::{Channel, Closed, Framer, Sink, Time};
+use vfu_proto::session::{Channel, Closed, Framer, Role, Sink, Time};
 
 use super::wait::{On, Sight, Turn, Way};
 use super::{Clock, LOOK, Link, State, lost};
@@ -348,9 +348,27 @@ impl Link {
             }
         }
         if let Err(why) = result {
-            self.end_session(state, why);
+            if !(on == Channel::Twin && self.is_still_heard(state, &why)) {
+                self.end_session(state, why);
+            }
         }
         self.wake_sleepers(state);
+    }
+
+    /// The server has left, and closed both sockets, or one: what it had said on the main one before still
+    /// counts. True, if somebody else is about to receive that: then comes the end, and we come again.
+    #[cold]
+    fn is_still_heard(&self, state: &mut State, why: &Closed) -> bool {
+        if self.role == Role::Server || *why != Closed::Disconnected {
+            return false;
+        }
+        // It can say no more: so there is an end to it.
+        self.main.shutdown();
+        if state.framers[Channel::Main as usize].is_none() {
+            return true;
+        }
+        while self.receive_now_on(state, Channel::Main) && state.session.closed().is_none() {}
+        false
     }
 
     /// One receive, without waiting, `on` one channel and perhaps on the other. So the state can stay ours
@@ -383,5 +401,54 @@ impl Link {
         debug!(%why, "session ends");
         state.session.close(why);
         self.hang_up(state);
+    }
+}
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use vfu_proto::session::Limits;
+    use vfu_proto::wire::{Command, HEADER_SIZE, Header};
+
+    use super::*;
+    use crate::link::{Asker, Extra, with_draft};
+
+    /// Answers what is asked, and leaves.
+    fn answer_and_leave(mut main: UnixStream, twin: UnixStream) {
+        let mut asked = [0; HEADER_SIZE];
+        main.read_exact(&mut asked).unwrap();
+        main.write_all(&Header::parse(&asked).reply(0).emit()).unwrap();
+        drop((twin, main));
+    }
+
+    /// Whoever reads the twin learns first that the server has left.
+    #[test]
+    fn the_last_reply_of_a_server_that_leaves_counts() {
+        for waits in [false, true].repeat(50) {
+            let [(ours, main), (our_twin, twin)] = [(); 2].map(|()| UnixStream::pair().unwrap());
+            let link = Arc::new(Link::new(ours.into(), Role::Client, Limits::default()));
+            link.add_twin(our_twin.into());
+            let ask = |draft: &mut _| {
+                link.try_request(Command::DeviceReset, draft, Extra::default(), &link.clock())
+            };
+            let ticket = with_draft(ask).unwrap().unwrap();
+            let service = link.clone();
+            let service =
+                move || assert_eq!(service.begin_command().err(), Some(Closed::Disconnected));
+            if waits {
+                let service = std::thread::spawn(service);
+                let server = std::thread::spawn(move || answer_and_leave(main, twin));
+                let _ended = link.wait_for_end(ticket, &Asker::elsewhere());
+                service.join().unwrap();
+                server.join().unwrap();
+            } else {
+                answer_and_leave(main, twin);
+                service();
+            }
+            assert!(link.try_outcome(ticket).unwrap().is_ok(), "waits: {waits}");
+        }
     }
 }

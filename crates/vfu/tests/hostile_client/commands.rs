@@ -128,9 +128,17 @@ fn against_client(
     twin: bool,
     script: impl FnOnce(&Asking) -> Result<(), KitError> + Send + 'static,
 ) -> Arc<MessageRam> {
-    let server = Hostile::new(move |main| script(&Asking::begin(main, twin, MAPS)?));
+    let (mapped, wait) = channel();
+    let server = Hostile::new(move |main| {
+        let server = Asking::begin(main, twin, MAPS)?;
+        let done = script(&server);
+        // Or the end on the twin could come before the last reply on the other socket.
+        let _client_has_gone = wait.recv();
+        done
+    });
     let client = patient().twin_socket(twin).connect(server.path()).unwrap();
     let ram = map_all(&client);
+    mapped.send(()).unwrap();
     server.finish();
     ram
 }
