@@ -348,27 +348,9 @@ impl Link {
             }
         }
         if let Err(why) = result {
-            if !(on == Channel::Twin && self.is_still_heard(state, &why)) {
-                self.end_session(state, why);
-            }
+            self.end_session(state, why);
         }
         self.wake_sleepers(state);
-    }
-
-    /// The server has left, and closed both sockets, or one: what it had said on the main one before still
-    /// counts. True, if somebody else is about to receive that: then comes the end, and we come again.
-    #[cold]
-    fn is_still_heard(&self, state: &mut State, why: &Closed) -> bool {
-        if self.role == Role::Server || *why != Closed::Disconnected {
-            return false;
-        }
-        // It can say no more: so there is an end to it.
-        self.main.shutdown();
-        if state.framers[Channel::Main as usize].is_none() {
-            return true;
-        }
-        while self.receive_now_on(state, Channel::Main) && state.session.closed().is_none() {}
-        false
     }
 
     /// One receive, without waiting, `on` one channel and perhaps on the other. So the state can stay ours
@@ -396,11 +378,31 @@ impl Link {
         true
     }
 
+    /// Ends the session; or leaves that to the thread which is about to learn it on the main socket.
     #[cold]
     fn end_session(&self, state: &mut State, why: Closed) {
+        if why == Closed::Disconnected && self.role == Role::Client && !self.hear_out(state) {
+            return;
+        }
         debug!(%why, "session ends");
         state.session.close(why);
         self.hang_up(state);
+    }
+
+    /// The server has left, and its end may be seen on the twin first: what it had said on the main socket
+    /// still counts. False, if that is somebody else's to receive.
+    fn hear_out(&self, state: &mut State) -> bool {
+        // It can say no more: so this ends.
+        self.main.shutdown();
+        let main = Channel::Main;
+        while state.session.closed().is_none() {
+            let Some(framer) = &mut state.framers[main as usize] else { return false };
+            match self.receive_on(main, framer, false, None) {
+                Ok(true) => self.pump_channel(state, main),
+                Ok(false) | Err(_) => break,
+            }
+        }
+        true
     }
 }
 
@@ -410,7 +412,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
-    use vfu_proto::session::Limits;
+    use vfu_proto::session::{Limits, Ticket};
     use vfu_proto::wire::{Command, HEADER_SIZE, Header};
 
     use super::*;
@@ -424,31 +426,52 @@ mod tests {
         drop((twin, main));
     }
 
-    /// Whoever reads the twin learns first that the server has left.
+    /// Whether a request counts as answered if the server answers it and leaves, which `hear` has to see
+    /// to: on the twin, where it hears the end before the answer on the main socket.
+    fn is_answered(hear: impl FnOnce(&Arc<Link>, Ticket, Box<dyn FnOnce() + Send>)) -> bool {
+        let [(ours, main), (our_twin, twin)] = [(); 2].map(|()| UnixStream::pair().unwrap());
+        let link = Arc::new(Link::new(ours.into(), Role::Client, Limits::default()));
+        link.add_twin(our_twin.into());
+        let ask = |draft: &mut _| {
+            link.try_request(Command::DeviceReset, draft, Extra::default(), &link.clock())
+        };
+        let ticket = with_draft(ask).unwrap().unwrap();
+        hear(&link, ticket, Box::new(move || answer_and_leave(main, twin)));
+        assert_eq!(link.closed(), Some(Closed::Disconnected));
+        link.try_outcome(ticket).unwrap().is_ok()
+    }
+
+    fn serve(link: &Link) {
+        assert_eq!(link.begin_command().err(), Some(Closed::Disconnected));
+    }
+
     #[test]
     fn the_last_reply_of_a_server_that_leaves_counts() {
-        for waits in [false, true].repeat(50) {
-            let [(ours, main), (our_twin, twin)] = [(); 2].map(|()| UnixStream::pair().unwrap());
-            let link = Arc::new(Link::new(ours.into(), Role::Client, Limits::default()));
-            link.add_twin(our_twin.into());
-            let ask = |draft: &mut _| {
-                link.try_request(Command::DeviceReset, draft, Extra::default(), &link.clock())
-            };
-            let ticket = with_draft(ask).unwrap().unwrap();
-            let service = link.clone();
-            let service =
-                move || assert_eq!(service.begin_command().err(), Some(Closed::Disconnected));
-            if waits {
-                let service = std::thread::spawn(service);
-                let server = std::thread::spawn(move || answer_and_leave(main, twin));
-                let _ended = link.wait_for_end(ticket, &Asker::elsewhere());
-                service.join().unwrap();
-                server.join().unwrap();
-            } else {
-                answer_and_leave(main, twin);
-                service();
-            }
-            assert!(link.try_outcome(ticket).unwrap().is_ok(), "waits: {waits}");
+        assert!(is_answered(|link, _, server| {
+            server();
+            serve(link);
+        }));
+    }
+
+    #[test]
+    fn in_an_event_loop_it_counts() {
+        assert!(is_answered(|link, _, server| {
+            server();
+            while link.poll_sockets() {}
+        }));
+    }
+
+    #[test]
+    fn beside_threads_that_wait_it_counts() {
+        for round in 0..50 {
+            let answered = is_answered(|link, ticket, server| {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| serve(link));
+                    scope.spawn(server);
+                    let _ended = link.wait_for_end(ticket, &Asker::elsewhere());
+                });
+            });
+            assert!(answered, "round {round}");
         }
     }
 }
