@@ -6,9 +6,12 @@
 
 mod crossing;
 
+use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -41,6 +44,12 @@ impl<T: Send + 'static> Background<T> {
     fn has_ended(&self) -> bool {
         self.0.try_recv().is_ok()
     }
+}
+
+/// Whether a thread waits for something other than a processor.
+fn sleeps(thread: &Path) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(thread).join("stat")).unwrap();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('S'))
 }
 
 /// A client and the server's ends of its sockets.
@@ -335,22 +344,25 @@ fn k6_posted_writes_are_bounded() {
         let pair = Pair::new(twin);
         let _ram = pair.ram();
         let client = pair.client.clone();
-        let sent = Arc::new(Mutex::new(0u32));
+        let sent = Arc::new(AtomicU32::new(0));
         let progress = sent.clone();
+        let (tell, told) = channel();
         let writer = Background::start(move || {
+            tell.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
             for round in 0..500u32 {
                 client.region_write_posted(0, u64::from(round), &[round as u8; 100_000]).unwrap();
-                *progress.lock().unwrap() = round;
+                progress.store(round, Ordering::SeqCst);
             }
         });
-        // It stands still: more than the socket holds, and much less than there is.
-        let mut last = u32::MAX;
-        loop {
-            thread::sleep(Duration::from_millis(50));
-            let now = *sent.lock().unwrap();
-            if now == last {
-                break;
-            }
+        // It sleeps, and not because others run: more than the socket holds, and much less than there is.
+        let writing = told.recv().unwrap();
+        let mut last = 0;
+        let mut asleep = 0;
+        while asleep < 50 {
+            thread::sleep(Duration::from_millis(1));
+            let now = sent.load(Ordering::SeqCst);
+            let still = now == last && sleeps(&writing);
+            asleep = if still { asleep + 1 } else { 0 };
             last = now;
         }
         assert!(last < 200, "{last} messages of 100 KB and nobody reads");
