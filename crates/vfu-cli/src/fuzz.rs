@@ -117,7 +117,7 @@ pub(crate) struct Args {
 
     /// The server may end by itself, e.g. with each client: only a crash is a finding
     ///
-    /// A crash is an end by a signal, or exit code 101 or above 128. Sanitizers of C programs crash
+    /// A crash is an end by a signal, or exit code 101 or 129 to 192. Sanitizers of C programs crash
     /// with ASAN_OPTIONS=abort_on_error=1.
     #[arg(long, requires = "restart")]
     may_exit: bool,

@@ -187,14 +187,19 @@ fn listens(path: &Path) -> bool {
 
 /// Whether a program was ended by a signal, a panic or a sanitizer that aborts, not by itself.
 pub fn crashed(status: ExitStatus) -> bool {
-    status.code().is_none_or(|code| code == 101 || code > 128)
+    signal(status).is_some() || status.code() == Some(101)
+}
+
+/// The signal that ended a program. A shell says by its exit code which one ended its child.
+fn signal(status: ExitStatus) -> Option<i32> {
+    let of_child =
+        || status.code().map(|code| code - 128).filter(|signal| (1..=64).contains(signal));
+    status.signal().or_else(of_child)
 }
 
 /// An exit status in words.
 pub fn describe(status: ExitStatus) -> String {
-    // A shell says by its exit code which signal ended its child.
-    let signal = status.signal().or_else(|| status.code().filter(|c| *c > 128).map(|c| c - 128));
-    match (signal, status.code()) {
+    match (signal(status), status.code()) {
         (Some(signal), _) => {
             let name = match signal {
                 4 => " (SIGILL)",
@@ -211,5 +216,34 @@ pub fn describe(status: ExitStatus) -> String {
         (None, Some(101)) => "exit code 101 (a panic)".into(),
         (None, Some(code)) => format!("exit code {code}"),
         (None, None) => "no exit code".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    /// A shell can say which signal ended its child; but there is none of number 106, and programs
+    /// that exit with a negative number of their own, as here -22, are no crash.
+    #[test]
+    fn an_exit_code_is_a_signal_only_if_there_is_such_a_signal() {
+        for (code, crash, words) in [
+            (0, false, "exit code 0"),
+            (101, true, "exit code 101 (a panic)"),
+            (128, false, "exit code 128"),
+            (129, true, "signal 1"),
+            (139, true, "signal 11 (SIGSEGV)"),
+            (192, true, "signal 64"),
+            (193, false, "exit code 193"),
+            (234, false, "exit code 234"),
+            (255, false, "exit code 255"),
+        ] {
+            let status = ExitStatus::from_raw(code << 8);
+            assert_eq!((crashed(status), &*describe(status)), (crash, words), "{code}");
+        }
+        let killed = ExitStatus::from_raw(9);
+        assert_eq!((crashed(killed), &*describe(killed)), (true, "signal 9 (SIGKILL)"));
     }
 }
