@@ -97,7 +97,7 @@ pub(crate) struct Args {
     only: Vec<Area>,
 
     /// Do not report these kinds of findings
-    #[arg(long, value_name = "KINDS", value_delimiter = ',', conflicts_with = "listen")]
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     ignore: Vec<Kind>,
 
     /// Play this script once instead

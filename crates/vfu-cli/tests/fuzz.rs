@@ -180,6 +180,8 @@ fn a_client_that_breaks_is_found() {
     assert!(folder.path().join("vfu-fuzz-2-crashed.txt").exists());
     let output = fuzz(&[&listen[..], &["--client", "sleep 1000", "--timeout=0.05"]].concat());
     ends(&output, 5, &["ran-on (2 times): the client runs for 0.05 s"]);
+    let patient = ["--client", "sleep 1000", "--timeout=0.05", "--ignore=ran-on"];
+    ends(&fuzz(&[&listen[..], &patient].concat()), 0, &["nothing found"]);
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(super) fn run(args: &Args, path: &Path, stop: &AtomicBool) -> anyhow::Result
         timeout: args.timeout,
         minimise: args.minimise(),
         command: args.client.clone(),
+        ignore: args.ignore.clone(),
     };
     let hunt = Hunt::new(path).map_err(|e| Exit::Socket.with(e))?;
     let mut shown = Shown::new(clients.time, clients.cases);

@@ -38,6 +38,8 @@ pub struct Clients {
     pub minimise: Duration,
     /// A shell command that starts a client; `{}` is the socket's path.
     pub command: Option<String>,
+    /// What is no finding.
+    pub ignore: Vec<Kind>,
 }
 
 /// What broke a client.
@@ -222,6 +224,7 @@ impl Hunt {
                 Some(Finding::new(Kind::RanOn, outcome.attacked, text))
             }
         };
+        let finding = finding.filter(|finding| !clients.ignore.contains(&finding.kind));
         let last_words = program.last_words();
         Ok(Some((outcome, finding.map(|finding| (finding, last_words)))))
     }
