@@ -33,8 +33,9 @@
 //! The device's handlers run on one thread at a time: the one in [`Server::run`], or in
 //! [`Server::process`]. [`Dma`], [`Vector`], [`Intx`] and [`Client`] may be used from any thread and
 //! cloned at will. There are no hidden threads: whoever waits for something reads the socket for
-//! all meanwhile. There are two exceptions: a client that serves memory by messages; and one thread of the
-//! process, while peers have given eventfds, that ends writes to them which a peer has made wait.
+//! all meanwhile. There are two exceptions: a client that serves memory by messages, or has made many requests
+//! beside a twin socket; and one thread of the process, while peers have given eventfds, that ends writes to
+//! them which a peer has made wait.
 //!
 //! # Trust
 //!
