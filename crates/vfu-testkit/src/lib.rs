@@ -39,6 +39,7 @@ mod raw;
 mod raw_listener;
 mod serve;
 mod size;
+mod thread;
 mod vmm;
 
 pub use capability::{Capability, Detail, ExtendedCapability};
@@ -55,4 +56,5 @@ pub use ram::SharedRam;
 pub use raw::{QEMU_JSON, RawMessage, RawPeer, command, message, posted};
 pub use raw_listener::RawListener;
 pub use serve::{Served, TestServer, serve_in_process};
+pub use thread::{this_thread, thread_state};
 pub use vmm::Vmm;

@@ -6,9 +6,7 @@
 
 mod crossing;
 
-use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
@@ -25,6 +23,7 @@ use vfu::wire::{
 };
 use vfu_testkit::{
     DEADLINE, MessageRam, RawListener, RawMessage, RawPeer, SharedRam, command, posted,
+    this_thread, thread_state,
 };
 
 /// Work on a thread of its own.
@@ -44,12 +43,6 @@ impl<T: Send + 'static> Background<T> {
     fn has_ended(&self) -> bool {
         self.0.try_recv().is_ok()
     }
-}
-
-/// Whether a thread waits for something other than a processor.
-fn sleeps(thread: &Path) -> bool {
-    let stat = fs::read_to_string(Path::new("/proc").join(thread).join("stat")).unwrap();
-    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('S'))
 }
 
 /// A client and the server's ends of its sockets.
@@ -348,20 +341,20 @@ fn k6_posted_writes_are_bounded() {
         let progress = sent.clone();
         let (tell, told) = channel();
         let writer = Background::start(move || {
-            tell.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
+            tell.send(this_thread()).unwrap();
             for round in 0..500u32 {
                 client.region_write_posted(0, u64::from(round), &[round as u8; 100_000]).unwrap();
                 progress.store(round, Ordering::SeqCst);
             }
         });
-        // It sleeps, and not because others run: more than the socket holds, and much less than there is.
+        // It stands still, and not because others run: more than the socket holds, and much less than there is.
         let writing = told.recv().unwrap();
         let mut last = 0;
         let mut asleep = 0;
         while asleep < 50 {
             thread::sleep(Duration::from_millis(1));
             let now = sent.load(Ordering::SeqCst);
-            let still = now == last && sleeps(&writing);
+            let still = now == last && thread_state(&writing) != Some('R');
             asleep = if still { asleep + 1 } else { 0 };
             last = now;
         }

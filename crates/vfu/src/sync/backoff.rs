@@ -34,19 +34,14 @@ impl Backoff {
 
 #[cfg(all(test, not(any(loom, shuttle, miri))))]
 mod tests {
-    use std::fs;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc::channel;
     use std::thread;
 
-    use super::*;
+    use vfu_testkit::{this_thread, thread_state};
 
-    /// What the kernel says that a thread does: `R` if it runs or could.
-    fn state(thread: &str) -> Option<char> {
-        let stat = fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.chars().next()
-    }
+    use super::*;
 
     /// One that is always ready to run keeps those of a lower priority from it for ever.
     #[test]
@@ -55,15 +50,14 @@ mod tests {
         let (tell, told) = channel();
         let until = done.clone();
         let waiter = thread::spawn(move || {
-            let id = fs::read_link("/proc/thread-self").unwrap();
-            tell.send(id.into_os_string().into_string().unwrap()).unwrap();
+            tell.send(this_thread()).unwrap();
             let mut backoff = Backoff::default();
             while !until.load(Ordering::SeqCst) {
                 backoff.pause();
             }
         });
-        let id = told.recv().unwrap();
-        while state(&id) != Some('S') {
+        let waiting = told.recv().unwrap();
+        while thread_state(&waiting) != Some('S') {
             yield_now();
         }
         done.store(true, Ordering::SeqCst);
